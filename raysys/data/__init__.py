@@ -1,0 +1,1 @@
+"""From raw logs to sequences and samples; Arrow and NumPy only."""

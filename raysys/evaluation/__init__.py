@@ -1,0 +1,1 @@
+"""Metrics, interest health and the report."""

@@ -1,0 +1,50 @@
+"""The protocols that cover every model: two ways to learn, three ways to answer. Structural, nothing to inherit.
+
+Shape suffixes: B batch, T history, K interests, D vector.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+Batch = Mapping[str, Tensor]
+"""Named tensors of one step. A next-item batch holds
+
+    history      (B, T) int64    item_idx, oldest first, padded with 0 on the left, so the latest item is at T - 1
+    target       (B,) int64      item_idx to predict (training only)
+    profile_*    (B,) int64, (B, L) int64 or (B,) float32   one per user feature
+    negatives    (N,) int64      item_idx shared by the whole global batch (training with a sampled loss only)
+    log_expected (N,) float32    log of the expected count of each negative under the sampler
+"""
+
+
+@runtime_checkable
+class GradientModel(Protocol):
+    """An `nn.Module` built as `Model(config, catalog, seed=...)`, learning by gradient descent."""
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Return {"loss": scalar, ...}; further scalars are logged. This is the training loss and nothing else."""
+        ...
+
+
+@runtime_checkable
+class VectorModel(Protocol):
+    """A model that answers with vectors; the score of an item is the maximum inner product over the interests."""
+
+    def encode_items(self, item_idx: Tensor) -> Tensor:
+        """(B,) int64 -> (B, D) float32, exactly what the index holds."""
+        ...
+
+    def encode_users(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return vectors (B, K, D) float32 and active (B, K) bool; inactive vectors are zero and never searched."""
+        ...
+
+
+@runtime_checkable
+class InterestModel(Protocol):
+    """A vector model that can say how much each behaviour belongs to each interest."""
+
+    def couplings(self, batch: Batch) -> Tensor:
+        """(B, T, K) float32; rows sum to one over the active interests, zero on padding."""
+        ...

@@ -1,0 +1,144 @@
+"""Folders on a local disk or an object store, through pyarrow.fs; the only place that turns URIs into paths.
+
+A local folder is replaced in one rename. An object store has no rename of folders, so there a folder counts as
+finished when its `manifest.json` exists, which is therefore deleted first and written last.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raysys.errors import ConfigError, DataError
+
+MANIFEST = "manifest.json"
+
+
+class Folder:
+    """A folder named by a local path or a URI (`s3://`, `gs://`, `hdfs://`, `file://`). Cheap to send to workers."""
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        """Raises ConfigError where pyarrow knows no file system for the URI."""
+        text = str(uri)
+        self.uri = text.rstrip("/") if "://" in text else os.path.abspath(os.path.expanduser(text))
+        self._open()
+
+    def _open(self) -> None:
+        if "://" not in self.uri:
+            self.filesystem, self.path = pafs.LocalFileSystem(), self.uri
+            return
+        try:
+            self.filesystem, self.path = pafs.FileSystem.from_uri(self.uri)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"{self.uri}: not a path or URI that can be opened: {error}") from None
+
+    def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
+        return Folder, (self.uri,)
+
+    def __repr__(self) -> str:
+        return f"Folder({self.uri!r})"
+
+    def __truediv__(self, name: str) -> "Folder":
+        return Folder(f"{self.uri}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}/{name}" if name else self.path
+
+    def exists(self, name: str = "") -> bool:
+        return self.filesystem.get_file_info(self._at(name)).type != pafs.FileType.NotFound
+
+    def names(self, name: str = "") -> list[str]:
+        """Return the sorted base names of the entries of a subfolder; none where it does not exist."""
+        selector = pafs.FileSelector(self._at(name), allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def files(self) -> list[str]:
+        """Return the sorted paths, relative to the folder, of every file below it."""
+        selector = pafs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        return sorted(i.path[len(self.path) :].lstrip("/") for i in infos if i.type == pafs.FileType.File)
+
+    def size(self, name: str) -> int:
+        return int(self.filesystem.get_file_info(self._at(name)).size or 0)
+
+    def open_input(self, name: str) -> pa.NativeFile:
+        """Open a file for random reads; DataError names a file that is not there."""
+        try:
+            return self.filesystem.open_input_file(self._at(name))
+        except FileNotFoundError:
+            raise DataError(f"{self.uri}/{name}: no such file") from None
+
+    def open_output(self, name: str) -> pa.NativeFile:
+        path = self._at(name)
+        self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        return self.filesystem.open_output_stream(path)
+
+    def read_bytes(self, name: str) -> bytes:
+        with self.open_input(name) as file:
+            return file.read()
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file so that a reader sees the old content or the new one, never a part."""
+        if not self.is_local:
+            with self.open_output(name) as file:
+                file.write(data)
+            return
+        target = Path(self._at(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read_bytes(name))
+        except ValueError as error:
+            raise DataError(f"{self.uri}/{name}: not valid JSON: {error}") from None
+
+    def write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        self.write_bytes(name, text.encode())
+
+    def delete(self) -> None:
+        """Delete the folder and everything below it; nothing happens where it does not exist."""
+        if self.exists():
+            self.filesystem.delete_dir(self.path)
+
+
+@contextmanager
+def replacing(target: Folder) -> Iterator[Folder]:
+    """Yield a folder to write into; it becomes `target` when the block ends and vanishes when the block fails."""
+    if not target.is_local:
+        if target.exists(MANIFEST):
+            target.filesystem.delete_file(f"{target.path}/{MANIFEST}")
+        target.delete()
+        yield target
+        return
+    path = Path(target.path)
+    for leftover in path.parent.glob(f".{path.name}.partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staged = path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
+    staged.mkdir(parents=True)
+    try:
+        yield Folder(staged)
+        if path.exists():
+            old = path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
+            path.rename(old)
+            staged.rename(path)
+            shutil.rmtree(old)
+        else:
+            staged.rename(path)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
