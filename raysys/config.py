@@ -39,12 +39,16 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict
         key, separator, text = override.partition("=")
         path = [part.strip() for part in key.split(".")]
         if not separator or not all(path):
-            raise ConfigError(f"--set {override}: expected dotted.key=value, for example --set training.epochs=3")
+            raise ConfigError(
+                f"--set {override}: expected dotted.key=value, for example --set training.epochs=3"
+            )
         table = result
         for depth, part in enumerate(path[:-1]):
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"--set {override}: {'.'.join(path[: depth + 1])} is a value, not a section")
+                raise ConfigError(
+                    f"--set {override}: {'.'.join(path[: depth + 1])} is a value, not a section"
+                )
         table[path[-1]] = _toml_value(text.strip())
     return result
 
@@ -153,7 +157,14 @@ def _convert_union(value: Any, options: tuple[Any, ...], path: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "text", list: "a list", dict: "a table"}
+    names = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "a table",
+    }
     return names.get(type(value), type(value).__name__)
 
 

@@ -52,7 +52,11 @@ def find_manifest(folder: Folder, kind: str) -> Manifest | None:
     if not folder.exists(MANIFEST):
         return None
     table = folder.read_json(MANIFEST)
-    if not isinstance(table, dict) or table.get("kind") != kind or table.get("format_version") != FORMAT_VERSION:
+    if (
+        not isinstance(table, dict)
+        or table.get("kind") != kind
+        or table.get("format_version") != FORMAT_VERSION
+    ):
         return None
     return Manifest(**table)
 

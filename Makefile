@@ -1,0 +1,39 @@
+# `make demo` and `make test` are all that a newcomer needs; both make the environment first.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO_RUN := jobs/runs/mind_completejourney_q1.toml
+
+.PHONY: demo test setup check bench chaos clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(INSTALLED)
+
+demo: setup
+	$(BIN)/python jobs/pipeline.py --run $(DEMO_RUN) --out runs/demo/mind
+	$(BIN)/python jobs/report.py runs/demo/mind --out runs/demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not gpu and not chaos"
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit tests/contract tests/property
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+chaos: setup
+	$(BIN)/python -m pytest tests/chaos
+
+clean:
+	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

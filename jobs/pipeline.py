@@ -1,0 +1,21 @@
+"""Run every stage from raw logs to the report, skipping what is unchanged."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # a cluster runs this without the package installed
+
+from raysys.distributed.job import run_job
+from raysys.distributed.pipeline import pipeline
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("pipeline", __doc__ or "", pipeline, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Side tables of items and users: text and numbers to aligned idx columns with one vocabulary per feature."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysys.config import suggest
+from raysys.data.events import SideFeature, SideTable, combine, is_empty, parse_number
+from raysys.data.files import list_sources, pieces_of, read_piece
+from raysys.data.vocabulary import Vocabulary
+from raysys.errors import DataError, SchemaError
+from raysys.schema import NUM_RESERVED, UNKNOWN_IDX, Entity, Feature
+
+Encoded = tuple[Feature, pa.Array, Vocabulary | None]
+
+
+def read_side_table(side: SideTable, key: str) -> pa.Table:
+    """Return the id as text, the title and the feature columns of a side table.
+
+    Args:
+        side: what to read.
+        key: the config key, `data.items` or `data.users`, for messages.
+    Raises:
+        SchemaError: a column is missing or an id has a type that cannot be one.
+        DataError: no file, an unreadable file, an empty id, an id that occurs twice.
+    """
+    wanted = {side.id, *side.title, *(feature.column or name for name, feature in side.features.items())}
+    tables: list[pa.Table] = []
+    for source in list_sources(side.path, f"{key}.path"):
+        for piece in pieces_of(source):
+            for table in read_piece(piece):
+                for column in sorted(wanted):
+                    if column not in table.schema.names:
+                        known = table.schema.names
+                        raise SchemaError(
+                            f"{source.uri}: no column {column!r}, which {key} names{suggest(column, known)}"
+                        )
+                tables.append(table.select(sorted(wanted)))
+    if not tables:
+        raise DataError(f"{side.path}: no rows; {key}.path names it")
+    table = pa.concat_tables(tables, promote_options="permissive")
+    kind = table.schema.field(side.id).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        raise SchemaError(
+            f"{side.path}: column {side.id!r} ({key}.id) has type {kind}, expected text or integer"
+        )
+    ids = combine(table.column(side.id).cast(pa.string()))
+    empty = int(is_empty(ids).sum())
+    if empty:
+        raise DataError(f"{side.path}: {empty} rows without an id in column {side.id!r}; remove them")
+    distinct = pc.count_distinct(ids).as_py()
+    if distinct != len(ids):
+        counts = pc.value_counts(ids)
+        twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
+        raise DataError(
+            f"{side.path}: {len(ids) - distinct} rows repeat an id in column {side.id!r} (for example {twice!r}); "
+            "keep one row per id"
+        )
+    return table.set_column(table.schema.get_field_index(side.id), side.id, ids)
+
+
+def encode_side_table(side: SideTable, table: pa.Table, ids: Vocabulary, entity: Entity) -> Iterable[Encoded]:
+    """Yield per feature its description, its values aligned to the ids' idx, and its vocabulary.
+
+    Row 0 (padding) holds padding, row 1 and ids without a row hold unknown. Numbers are standardised over the known
+    ids; a missing number is the mean, 0.
+    """
+    position = pc.index_in(ids.ids, value_set=combine(table.column(side.id)))
+    rows = np.asarray(pc.fill_null(position, -1).to_numpy(zero_copy_only=False)).astype(np.int64)
+    for name, feature in side.features.items():
+        column = table.column(feature.column or name)
+        if feature.kind == "numeric":
+            yield _numeric(name, column, rows, entity, side.path)
+        elif feature.kind == "categorical":
+            yield _categorical(name, column, rows, entity)
+        else:
+            yield _multi_valued(name, column, rows, entity, feature)
+
+
+def titles(side: SideTable, table: pa.Table, ids: Vocabulary) -> list[str]:
+    """Return a readable name per id in order; the id itself where the side table says nothing."""
+    position = pc.index_in(ids.ids, value_set=combine(table.column(side.id))).to_pylist()
+    columns = [table.column(name).cast(pa.string()).to_pylist() for name in side.title]
+    names: list[str] = []
+    for identity, row in zip(ids.ids.to_pylist(), position, strict=True):
+        parts = [] if row is None else [column[row] for column in columns if column[row]]
+        names.append(" / ".join(parts) or identity)
+    return names
+
+
+def _numeric(name: str, column: pa.ChunkedArray, rows: np.ndarray, entity: Entity, path: str) -> Encoded:
+    numbers, bad = parse_number(column, path, name)
+    known = (rows >= 0) & ~bad[rows]
+    values = np.where(known, numbers[rows], 0.0)
+    mean = values[known].mean() if known.any() else 0.0
+    deviation = values[known].std() if known.any() else 0.0
+    scaled = np.where(known, (values - mean) / (deviation or 1.0), 0.0).astype(np.float32)
+    full = np.concatenate([np.zeros(NUM_RESERVED, dtype=np.float32), scaled])
+    return Feature(name=name, entity=entity, kind="number"), pa.array(full), None
+
+
+def _categorical(name: str, column: pa.ChunkedArray, rows: np.ndarray, entity: Entity) -> Encoded:
+    text = combine(column.cast(pa.string())).take(pa.array(rows, mask=rows < 0))
+    text = pc.if_else(pa.array(is_empty(text)), pa.scalar(None, pa.string()), text)
+    vocabulary = _vocabulary(text)
+    full = np.concatenate([np.array([0, UNKNOWN_IDX], dtype=np.int32), vocabulary.encode(text)])
+    feature = Feature(name=name, entity=entity, kind="id", size=vocabulary.size)
+    return feature, pa.array(full), vocabulary
+
+
+def _multi_valued(
+    name: str, column: pa.ChunkedArray, rows: np.ndarray, entity: Entity, config: SideFeature
+) -> Encoded:
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lists = combine(column)
+    else:
+        lists = pc.split_pattern(combine(column.cast(pa.string())), pattern=config.separator)
+    lists = lists.take(pa.array(rows, mask=rows < 0))
+    parents = np.asarray(pc.list_parent_indices(lists).to_numpy())
+    values = pc.utf8_trim_whitespace(pc.list_flatten(lists).cast(pa.string()))
+    filled = ~is_empty(values)
+    parents, values = parents[filled], values.filter(pa.array(filled))
+    vocabulary = _vocabulary(values)
+    place = np.arange(len(parents)) - np.searchsorted(parents, parents)
+    kept = place < config.max_values
+    length = max(int(place[kept].max(initial=0)) + 1, 1)
+    full = np.zeros((len(rows) + NUM_RESERVED, length), dtype=np.int32)
+    full[NUM_RESERVED + parents[kept], place[kept]] = vocabulary.encode(values)[kept]
+    nothing = full[:, 0] == 0
+    nothing[0] = False
+    full[nothing, 0] = UNKNOWN_IDX
+    feature = Feature(name=name, entity=entity, kind="id_list", length=length, size=vocabulary.size)
+    return feature, pa.FixedSizeListArray.from_arrays(pa.array(full.ravel()), length), vocabulary
+
+
+def _vocabulary(text: pa.Array) -> Vocabulary:
+    counts = pc.value_counts(pc.drop_null(text))
+    return Vocabulary.build(counts.field("values"), np.asarray(counts.field("counts").to_numpy()))

@@ -1,0 +1,203 @@
+"""Connecting to Ray: the cluster that the job runs on, one by address, or a local one."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+# Workers import ray.data and torch at every start; a warm one is worth keeping for more than Ray's one second.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import RayTaskError
+
+from raysys.errors import ConfigError, RaysysError
+from raysys.logs import fields
+from raysys.run import ClusterConfig
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def connect(address: str | None, config: ClusterConfig) -> None:
+    """Connect to Ray.
+
+    Args:
+        address: "local" starts a cluster on this machine, "auto" finds a running one, else an address; None takes the
+            cluster that the job runs on (`ray job submit` sets RAY_ADDRESS) and otherwise starts a local one.
+        config: size of a local cluster.
+    Raises:
+        ConfigError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        return
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        os.environ.setdefault(
+            "RAY_AUTH_MODE", "disabled"
+        )  # a private cluster on loopback, gone with this process
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, config.workers, 2),
+            include_dashboard=config.dashboard,
+            object_store_memory=config.object_store_mb * 2**20,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        if config.dashboard:
+            logger.info(fields(dashboard=ray.worker.get_dashboard_url()))
+        return
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def num_cpus() -> int:
+    """Return the CPUs of the whole cluster."""
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise the raysys error behind a failed Ray task, so that a job shows one line instead of a worker's trace."""
+    try:
+        yield
+    except RaysysError:
+        raise
+    except Exception as error:
+        found = cause_of(error)
+        if found is None:
+            raise
+        raise found from None
+
+
+def cause_of(error: BaseException | None) -> RaysysError | None:
+    """Return the raysys error in a chain of causes, or None."""
+    for _ in range(16):
+        if error is None:
+            return None
+        if isinstance(error, RaysysError):
+            # Ray makes a class that is both its own error and ours; ours is the one to raise.
+            return error.cause if isinstance(error, RayTaskError) else error
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def run_tasks(
+    function: Callable[..., R], items: Iterable[Any], *shared: Any, cpus: float = 1, progress: str = ""
+) -> list[R]:
+    """Return `function(item, *shared)` for each item, in order, as Ray tasks, a few per CPU in flight.
+
+    Args:
+        function: a module-level function.
+        items: one per task.
+        shared: sent once to the object store, the same for every task.
+        cpus: CPUs of a task.
+        progress: a name; where given, progress is logged every few seconds.
+    """
+    task = ray.remote(num_cpus=cpus, max_retries=3)(function)
+    references = [ray.put(value) for value in shared]
+    waiting = list(enumerate(items))[::-1]
+    total, results, running = len(waiting), {}, {}
+    limit = max(2, 2 * num_cpus())
+    ticker = Ticker(progress, total)
+    with own_errors():
+        while waiting or running:
+            while waiting and len(running) < limit:
+                number, item = waiting.pop()
+                running[task.remote(item, *references)] = number
+            done, _ = ray.wait(list(running), num_returns=1)
+            for reference in done:
+                results[running.pop(reference)] = ray.get(reference)
+            ticker.show(len(results))
+    return [results[number] for number in range(total)]
+
+
+class Ticker:
+    """Logs `done/total` with the time that is left, at most every few seconds."""
+
+    def __init__(self, name: str, total: int, every_s: float = 5.0) -> None:
+        import time
+
+        self.clock = time.monotonic
+        self.name, self.total, self.every_s = name, total, every_s
+        self.begin = self.last = self.clock()
+
+    def show(self, done: int) -> None:
+        now = self.clock()
+        if not self.name or now - self.last < self.every_s or not done:
+            return
+        self.last = now
+        eta = (now - self.begin) / done * (self.total - done)
+        logger.info(fields(step=self.name, done=f"{done}/{self.total}", eta_s=round(eta)))
+
+
+class Relay:
+    """Brings log lines of workers to the driver: a small actor holds them, a thread of the driver prints them."""
+
+    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
+        self.actor = _Lines.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+        self.show, self.stopped = show, threading.Event()
+        self.thread = threading.Thread(target=self._loop, daemon=True)
+
+    def _loop(self) -> None:
+        while not self.stopped.wait(0.5):
+            self._drain()
+
+    def _drain(self) -> None:
+        try:
+            for line in ray.get(self.actor.take.remote(), timeout=10):
+                self.show(line)
+        except ray.exceptions.RayError:
+            self.stopped.set()  # the cluster is gone; the driver's own error tells why
+
+    def __enter__(self) -> Any:
+        self.thread.start()
+        return self.actor
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.thread.join(timeout=15)
+        self._drain()
+        ray.kill(self.actor)
+
+
+@ray.remote
+class _Lines:
+    """Lines for the driver to print, a wish to stop, and the message of an error that no retry can mend."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.wish, self.error, self.starts = False, "", 0
+
+    def count_start(self) -> int:
+        self.starts += 1
+        return self.starts
+
+    def stop(self) -> None:
+        self.wish = True
+
+    def stopping(self) -> bool:
+        return self.wish
+
+    def fail(self, message: str) -> None:
+        self.error = self.error or message
+
+    def fatal_error(self) -> str:
+        return self.error
+
+    def put(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+
+    def take(self) -> list[dict[str, Any]]:
+        taken, self.lines = self.lines, []
+        return taken

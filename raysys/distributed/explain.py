@@ -1,0 +1,92 @@
+"""What the report shows of single users: their behaviours, how these couple to interests, what each interest finds."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from raysys.data.partitions import hash_text
+from raysys.data.samples import Queries, load_sequences, queries_of
+from raysys.distributed.checkpoints import Trained
+from raysys.distributed.validation import ragged_rows, retrieve
+from raysys.manifest import read_manifest
+from raysys.models.contract import InterestModel
+from raysys.retrieval.vectors import VectorRetriever
+from raysys.run import RunConfig
+from raysys.storage import Folder
+
+PER_INTEREST = 5
+SHOWN = 10
+MIN_HISTORY = 8
+
+
+def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> list[dict[str, Any]]:
+    """Return `evaluation.sample_users` users with at least a few behaviours, always the same ones.
+
+    The users are those with the smallest hash of their id in the first partition, so a sample is fair and stable.
+    """
+    features = out / "features"
+    manifest = read_manifest(features, "features", "prepare")
+    items = pq.read_table(features.open_input("items.parquet"), columns=["item_id", "title"])
+    names = [items.column("item_id").to_pylist(), items.column("title").to_pylist()]
+    parts = sorted(manifest.info["part_events"])
+    shown: list[dict[str, Any]] = []
+    for part in parts:
+        columns = ("item_idx", "cut", "role", "at")
+        queries = queries_of(load_sequences(features, [f"sequences/{part}"], columns), run.evaluation.part)
+        long_enough = queries.history.stop - queries.history.start >= MIN_HISTORY
+        order = np.argsort(hash_text(queries.user_id), kind="stable")
+        rows = order[long_enough[order]][: run.evaluation.sample_users - len(shown)]
+        shown += [_explain(int(row), queries, run, trained, index, names) for row in rows]
+        if len(shown) >= run.evaluation.sample_users:
+            break
+    return shown
+
+
+def _explain(
+    row: int, queries: Queries, run: RunConfig, trained: Trained, index: Any, names: list[list[Any]]
+) -> dict[str, Any]:
+    rows, length = np.array([row]), trained.run.model.history_length
+    arrays = queries.batch(rows, length)
+    batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    history = arrays["history"][0]
+    at = queries.history.window(rows, length, "at")[0]
+    retriever = VectorRetriever(trained.model, index)  # type: ignore[arg-type]
+    depth = run.evaluation.depth
+    found = retrieve(retriever, queries, rows, run, depth)
+    _, truth = ragged_rows(queries.truth_offsets, queries.truth_items, rows)
+    ranks = {int(item): rank + 1 for rank, item in enumerate(found.item_idx[0]) if item >= 0}
+
+    def item(idx: int, **more: Any) -> dict[str, Any]:
+        return {"item_id": names[0][idx], "title": names[1][idx], **more}
+
+    with torch.inference_mode():
+        vectors, active = trained.model.encode_users(batch)  # type: ignore[operator]
+        couplings = None
+        if isinstance(trained.model, InterestModel):
+            couplings = trained.model.couplings(batch)[0].numpy()[history > 0].round(4).tolist()
+    on = active[0].numpy()
+    interests: list[list[dict[str, Any]]] = [[] for _ in on]
+    if on.any():
+        answer = index.search(
+            np.ascontiguousarray(vectors[0].numpy()[on]), min(PER_INTEREST, index.num_items)
+        )
+        for k, item_idx, score in zip(np.flatnonzero(on), answer.item_idx, answer.score, strict=True):
+            interests[k] = [
+                item(int(i), score=float(s)) for i, s in zip(item_idx, score, strict=True) if i >= 0
+            ]
+    targets = {int(i) for i in truth}
+    return {
+        "user_id": queries.user_id[row].as_py(),
+        "history": [item(int(i), at=int(t)) for i, t in zip(history, at, strict=True) if i > 0],
+        "couplings": couplings,
+        "active": on.tolist(),
+        "interests": interests,
+        "recommendations": [
+            item(int(i), score=float(s), hit=int(i) in targets)
+            for i, s in zip(found.item_idx[0][:SHOWN], found.score[0][:SHOWN], strict=True)
+            if i >= 0
+        ],
+        "targets": [item(i, rank=ranks.get(i)) for i in sorted(targets)],
+    }

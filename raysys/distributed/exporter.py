@@ -1,0 +1,65 @@
+"""Item vectors of a checkpoint to Parquet: what the index is built from, and what a serving system loads."""
+
+import logging
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysys.data.vocabulary import Vocabulary
+from raysys.distributed.checkpoints import KIND as CHECKPOINT
+from raysys.distributed.checkpoints import load_trained
+from raysys.logs import fields
+from raysys.manifest import Manifest, find_manifest, read_manifest
+from raysys.retrieval.vectors import encode_catalogue
+from raysys.run import RunConfig
+from raysys.schema import NUM_RESERVED
+from raysys.storage import Folder, replacing
+
+logger = logging.getLogger(__name__)
+
+KIND = "vectors"
+
+
+def export(run: RunConfig, out: Folder) -> Folder:
+    """Write `vectors/items.parquet` (item_id, item_idx, vector) in the order of item_idx and return the folder.
+
+    Raises:
+        ManifestError: no finished checkpoint, or one of another vocabulary.
+    """
+    target, begin = out / "vectors", time.monotonic()
+    parents = {"checkpoint": read_manifest(out / "checkpoint", CHECKPOINT, "train").digest}
+    found = find_manifest(target, KIND)
+    if found and found.matches("", parents):
+        logger.info(fields(vectors="unchanged", path=target.uri))
+        return target
+    trained = load_trained(out / "checkpoint", out / "features")
+    vocabulary = Vocabulary.load(out / "features" / "vocabularies", "item")
+    dim = trained.run.model.embedding_dim
+    schema = pa.schema(
+        [("item_id", pa.string()), ("item_idx", pa.int32()), ("vector", pa.list_(pa.float32(), dim))]
+    )
+    with replacing(target) as staged:
+        with (
+            staged.open_output("items.parquet") as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
+            for item_idx, vectors in encode_catalogue(trained.model, vocabulary.size):  # type: ignore[arg-type]
+                columns = [
+                    vocabulary.decode(item_idx),
+                    pa.array(item_idx.astype(np.int32)),
+                    pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim),
+                ]
+                writer.write_table(pa.table(columns, schema=schema))
+        info = {
+            "items": vocabulary.size - NUM_RESERVED,
+            "dim": dim,
+            "metric": "inner_product",
+            "vocabularies": {"item": vocabulary.digest},
+        }
+        Manifest(kind=KIND, config_digest="", parents=parents, info=info).write(staged)
+    logger.info(
+        fields(vectors=target.uri, **{k: info[k] for k in ("items", "dim")}, seconds=time.monotonic() - begin)
+    )
+    return target

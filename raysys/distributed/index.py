@@ -1,0 +1,206 @@
+"""The search index spread over Ray actors: each holds one local index over a contiguous range of items.
+
+Shards do not know each other. A search goes to one replica of every shard and the answers are merged exactly. An actor
+that dies comes back by itself and loads its shard from disk; a shard that stays away is an error, never a shorter
+answer.
+"""
+
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from raysys import config as configuration
+from raysys.data.events import combine
+from raysys.distributed.cluster import num_cpus, run_tasks
+from raysys.distributed.exporter import KIND as VECTORS
+from raysys.errors import ConfigError, RetrievalError
+from raysys.logs import fields
+from raysys.manifest import Manifest, find_manifest, read_manifest
+from raysys.retrieval.candidates import Candidates, merge_top_k
+from raysys.retrieval.index import IndexConfig, build_index, load_index, set_search_threads
+from raysys.run import RunConfig
+from raysys.storage import Folder, replacing
+
+logger = logging.getLogger(__name__)
+
+KIND = "index"
+TRAINING_SAMPLE = 262_144
+SEARCH_TIMEOUT_S = 300.0
+EMPTY = "trained.faiss"
+
+
+def build(run: RunConfig, out: Folder) -> Folder:
+    """Build `index/` from `vectors/`, one Faiss file per shard, and return it.
+
+    The quantiser, where the kind has one, is trained once on a sample; every shard starts from the same empty index.
+
+    Raises:
+        ManifestError: no finished vectors.
+        ConfigError: more shards than items, or a kind that the vectors do not suit.
+    """
+    target, begin = out / "index", time.monotonic()
+    vectors = read_manifest(out / "vectors", VECTORS, "export")
+    parents, digest = {"vectors": vectors.digest}, configuration.digest(run.index)
+    found = find_manifest(target, KIND)
+    if found and found.matches(digest, parents):
+        logger.info(fields(index="unchanged", path=target.uri))
+        return target
+    num_items, shards = vectors.info["items"], run.index.shards
+    if shards > num_items:
+        raise ConfigError(
+            f"index.shards: found {shards}, expected at most the {num_items} items of the catalogue"
+        )
+    bounds = np.linspace(0, num_items, shards + 1).astype(int).tolist()
+    ranges = list(itertools.pairwise(bounds))
+    with replacing(target) as staged:
+        _train(run.index, out / "vectors", vectors, staged)
+        sizes = run_tasks(build_shard, list(enumerate(ranges)), out / "vectors", staged)
+        info = {
+            "kind": run.index.kind,
+            "metric": vectors.info["metric"],
+            "dim": vectors.info["dim"],
+            "shards": [
+                {"name": shard_name(i), "rows": list(r), "items": sizes[i]} for i, r in enumerate(ranges)
+            ],
+            "vocabularies": vectors.info["vocabularies"],
+            "build_s": time.monotonic() - begin,
+        }
+        staged.filesystem.delete_file(f"{staged.path}/{EMPTY}")
+        staged.filesystem.delete_file(f"{staged.path}/{EMPTY}.json")
+        Manifest(kind=KIND, config_digest=digest, parents=parents, info=info).write(staged)
+    logger.info(
+        fields(index=target.uri, kind=run.index.kind, shards=shards, seconds=time.monotonic() - begin)
+    )
+    return target
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.faiss"
+
+
+def _train(config: IndexConfig, folder: Folder, vectors: Manifest, staged: Folder) -> None:
+    """Write the empty index that every shard starts from, trained on evenly spaced items where it needs training."""
+    empty = build_index(config, vectors.info["metric"], vectors.info["dim"])
+    if config.kind not in ("exact", "flat"):
+        step = max(1, -(-vectors.info["items"] // TRAINING_SAMPLE))
+        sample = [block[::step] for _, block in read_vectors(folder, 0, vectors.info["items"])]
+        empty.train(np.concatenate(sample))
+    empty.save(staged, EMPTY)
+
+
+def build_shard(numbered: tuple[int, tuple[int, int]], folder: Folder, staged: Folder) -> int:
+    """Fill and write one shard; return its number of items."""
+    number, (start, stop) = numbered
+    index = load_index(staged, EMPTY)
+    for item_idx, vectors in read_vectors(folder, start, stop):
+        index.add(item_idx, vectors)
+    index.save(staged, shard_name(number))
+    return index.num_items
+
+
+def read_vectors(folder: Folder, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (item_idx, vectors) of rows [start, stop) of `items.parquet`, a row group at a time."""
+    with folder.open_input("items.parquet") as file:
+        parquet = pq.ParquetFile(file)
+        first = 0
+        for group in range(parquet.metadata.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            low, high = max(start - first, 0), min(stop - first, rows)
+            if low < high:
+                table = parquet.read_row_group(group, columns=["item_idx", "vector"]).slice(low, high - low)
+                column = combine(table.column("vector"))
+                assert isinstance(column, pa.FixedSizeListArray)
+                vectors = np.asarray(column.flatten().to_numpy()).reshape(high - low, -1)
+                yield np.asarray(table.column("item_idx").to_numpy()).astype(np.int64), vectors
+            first += rows
+
+
+class ShardActor:
+    """Holds one local index, loaded from disk when the actor starts and again whenever it restarts."""
+
+    def __init__(self, folder: Folder, name: str, threads: int) -> None:
+        set_search_threads(threads)
+        self.index = load_index(folder, name)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found = self.index.search(queries, min(k, self.index.num_items))
+        return found.item_idx, found.score
+
+    def num_items(self) -> int:
+        return self.index.num_items
+
+
+class ShardedIndex:
+    """The same `search` as a local index, answered by actors. Cheap to send to tasks.
+
+    Args:
+        replicas: per shard the handles of its copies.
+        num_items: items over all shards.
+        timeout_s: how long a shard may take to answer, restarts included.
+    """
+
+    def __init__(
+        self, replicas: list[list[Any]], num_items: int, timeout_s: float = SEARCH_TIMEOUT_S
+    ) -> None:
+        self.replicas, self.num_items, self.timeout_s = replicas, num_items, timeout_s
+        self.turn = 0
+
+    def search(self, queries: np.ndarray, k: int) -> Candidates:
+        """Return the best k items of each (Q, D) float32 query over all shards.
+
+        Raises:
+            RetrievalError: a shard does not answer on any replica.
+        """
+        self.turn += 1
+        sent = queries if queries.nbytes < 100_000 else ray.put(queries)
+        waiting = [handles[self.turn % len(handles)].search.remote(sent, k) for handles in self.replicas]
+        parts = [self._answer(number, reference, sent, k) for number, reference in enumerate(waiting)]
+        return merge_top_k([Candidates(item_idx, score) for item_idx, score in parts], k, distinct=True)
+
+    def _answer(self, shard: int, reference: Any, queries: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+        handles = self.replicas[shard]
+        for attempt in range(len(handles)):
+            try:
+                return ray.get(reference, timeout=self.timeout_s)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+                if attempt + 1 == len(handles):
+                    reason = type(error).__name__
+                    raise RetrievalError(
+                        f"index shard {shard} of {len(self.replicas)} gives no answer ({reason}) on any of "
+                        f"{len(handles)} replicas; an answer without it would be wrong"
+                    ) from error
+                reference = handles[(self.turn + attempt + 1) % len(handles)].search.remote(queries, k)
+        raise AssertionError("unreachable: every shard has at least one replica")
+
+    def close(self) -> None:
+        for handle in itertools.chain.from_iterable(self.replicas):
+            ray.kill(handle)
+
+
+def open_index(folder: Folder, replicas: int) -> tuple[ShardedIndex, Manifest]:
+    """Start the actors of a finished index and return it, ready to search.
+
+    Actors share at most half of the cluster's CPUs, so that tasks that ask them can run beside them.
+
+    Raises:
+        ManifestError: no finished index.
+    """
+    manifest = read_manifest(folder, KIND, "index")
+    names = [shard["name"] for shard in manifest.info["shards"]]
+    cpus = min(1.0, 0.5 * num_cpus() / (len(names) * replicas))
+    actor = ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=3)(ShardActor)
+    handles = [[actor.remote(folder, name, max(1, int(cpus))) for _ in range(replicas)] for name in names]
+    counts = [ray.get([handle.num_items.remote() for handle in copies]) for copies in handles]
+    for shard, copies in zip(manifest.info["shards"], counts, strict=True):
+        if any(count != shard["items"] for count in copies):
+            raise RetrievalError(
+                f"{folder.uri}/{shard['name']}: holds {copies} items, expected {shard['items']}"
+            )
+    return ShardedIndex(handles, sum(copies[0] for copies in counts)), manifest

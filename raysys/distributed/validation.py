@@ -1,0 +1,95 @@
+"""Validation while training: real retrieval over the whole catalogue, shared out over the ranks."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from raysys.data.partitions import hash_text
+from raysys.data.samples import Queries, load_sequences, queries_of
+from raysys.evaluation.metrics import METRICS
+from raysys.manifest import Manifest
+from raysys.retrieval.candidates import Candidates
+from raysys.retrieval.index import ExactIndex
+from raysys.retrieval.vectors import VectorRetriever, encode_catalogue
+from raysys.run import RunConfig
+from raysys.seeds import derive_seed
+from raysys.storage import Folder
+
+if TYPE_CHECKING:
+    from raysys.distributed.trainer import Rank
+
+BATCH = 512
+
+
+def validate(
+    model: nn.Module, run: RunConfig, features: Folder, manifest: Manifest, rank: "Rank"
+) -> dict[str, float]:
+    """Return hit_rate@k, ndcg@k and the watched metric on the validation part, the same on every rank.
+
+    Every rank measures every world-th query and the sums are added up, so the result does not depend on the number of
+    workers beyond rounding.
+    """
+    name, _, cut = run.training.metric.partition("@")
+    k = run.training.metric_k
+    names = list(dict.fromkeys([name, "hit_rate", "ndcg"]))
+    index = local_index(model, manifest.info["items"], run.model.embedding_dim, rank.device)
+    retriever = VectorRetriever(model, index, rank.device)  # type: ignore[arg-type]
+    totals = np.zeros(len(names) + 1)
+    share = run.training.valid_users / manifest.info["queries"]["valid"]
+    for part in sorted(manifest.info["part_events"]):
+        queries = queries_of(load_sequences(features, [f"sequences/{part}"]), "valid")
+        rows = sampled_rows(queries, share, run.training.seed)[rank.rank :: rank.world]
+        for chosen in batches_by_seen(queries, rows, BATCH):
+            candidates = retrieve(retriever, queries, chosen, run, k)
+            truth = ragged_rows(queries.truth_offsets, queries.truth_items, chosen)
+            for i, metric in enumerate(names):
+                totals[i] += METRICS[metric](candidates, truth, k).sum()
+            totals[-1] += len(chosen)
+    sums = rank.sum(totals.tolist())
+    keys = [f"valid/{metric}@{k}" if metric != "mrr" else "valid/mrr" for metric in names]
+    return {key: total / max(sums[-1], 1.0) for key, total in zip(keys, sums, strict=False)}
+
+
+def local_index(model: nn.Module, num_candidates: int, dim: int, device: str) -> ExactIndex:
+    """Return an exact index of the model's present item vectors."""
+    index = ExactIndex("inner_product", dim)
+    for item_idx, vectors in encode_catalogue(model, num_candidates + 2, device=device):  # type: ignore[arg-type]
+        index.add(item_idx, vectors)
+    return index
+
+
+def sampled_rows(queries: Queries, share: float, seed: int) -> np.ndarray:
+    """Return the rows of a fixed sample of users: those whose hash falls below the share."""
+    if share >= 1:
+        return np.arange(len(queries))
+    draw = hash_text(queries.user_id, derive_seed(seed, "valid_users")).astype(np.float64) / 2.0**64
+    return np.flatnonzero(draw < share)
+
+
+def batches_by_seen(queries: Queries, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield batches of rows with similar numbers of seen items, because a search goes as deep as its largest."""
+    seen = np.diff(queries.seen_offsets)[rows]
+    ordered = rows[np.argsort(seen, kind="stable")]
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def ragged_rows(offsets: np.ndarray, items: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ragged sets of some rows."""
+    sizes = np.diff(offsets)[rows]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    position = np.repeat(offsets[:-1][rows] - starts[:-1], sizes) + np.arange(starts[-1])
+    return starts.astype(np.int64), items[position].astype(np.int64)
+
+
+def retrieve(
+    retriever: VectorRetriever, queries: Queries, rows: np.ndarray, run: RunConfig, k: int
+) -> Candidates:
+    """Return the candidates of some queries under the run's rule for seen items."""
+    arrays = queries.batch(rows, run.model.history_length)
+    batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    seen = ragged_rows(queries.seen_offsets, queries.seen_items, rows) if run.split.filter_seen else None
+    return retriever.retrieve(batch, k, seen)

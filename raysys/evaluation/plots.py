@@ -1,0 +1,202 @@
+"""Figures of the report as inline SVG that takes colours and font from the page around it.
+
+Figures are drawn with colours that nobody would choose; after rendering they become CSS variables, so one drawing
+serves light and dark pages. The result holds no address, no date and no id that another figure could have.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html import escape
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+ACCENT, INK, MUTED, LINE, PAPER = "#010a01", "#020b02", "#030c03", "#040d04", "#050e05"
+CSS_COLOURS = {
+    ACCENT: "var(--accent)", INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"
+}  # fmt: skip
+_MARKERS = ("D", "s", "^", "v", "P", "X")
+_WIDTH = 4.8
+_LABEL = 22
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "raysys",
+    "svg.id": None,
+    "font.size": 9.5,
+    "text.usetex": False,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "xtick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.color": LINE,
+    "ytick.labelcolor": INK,
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True)
+class DotRow:
+    """One line of a dot plot: a value with its interval, and other values to compare it with, by name."""
+
+    label: str
+    value: float
+    interval: Sequence[float] | None = None
+    others: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def dot_plot(rows: Sequence[DotRow], value_name: str, figure_id: str, message: str) -> str:
+    """Return an SVG with one line per row: a dot with whiskers, and a hollow mark for each other value.
+
+    Args:
+        rows: at least one, shown from the top.
+        value_name: what the dots are, for the legend.
+        figure_id: a word that no other figure of the page has.
+        message: what the figure shows, for readers who do not see it.
+    """
+    with _drawing():
+        figure, axes = _figure(0.75 + 0.34 * len(rows))
+        for place, row in enumerate(rows):
+            if row.interval is not None:
+                axes.plot(row.interval, [place, place], color=ACCENT, linewidth=2, solid_capstyle="butt")
+                axes.plot(
+                    row.interval, [place, place], color=ACCENT, marker="|", markersize=8, linestyle="none"
+                )
+        names = list(dict.fromkeys(name for row in rows for name in row.others))
+        for number, name in enumerate(names):
+            points = [(row.others[name], place) for place, row in enumerate(rows) if name in row.others]
+            axes.plot(*zip(*points, strict=True), marker=_MARKERS[number % len(_MARKERS)], markersize=5.5, linestyle="none",
+                      markerfacecolor=PAPER, markeredgecolor=INK, label=_plain(name))  # fmt: skip
+        axes.plot(
+            [row.value for row in rows],
+            range(len(rows)),
+            "o",
+            color=ACCENT,
+            markersize=7,
+            label=_plain(value_name),
+        )
+        axes.set_yticks(range(len(rows)), [_plain(row.label) for row in rows], parse_math=False)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(left=0, right=max([*(_right(row) for row in rows), 1e-6]) * 1.06)
+        axes.grid(axis="x", color=LINE, linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        axes.tick_params(axis="y", length=0)
+        for side in ("top", "left", "right"):
+            axes.spines[side].set_visible(False)
+        _legend(axes)
+        return _svg(figure, figure_id, message)
+
+
+def _right(row: DotRow) -> float:
+    return max([row.value, *(row.interval or ()), *row.others.values()])
+
+
+def curve_plot(
+    epochs: Sequence[int],
+    panels: Sequence[tuple[str, Sequence[float | None]]],
+    best: int,
+    figure_id: str,
+    message: str,
+) -> str:
+    """Return an SVG with one panel per quantity above a shared axis of epochs; the best epoch is marked.
+
+    Args:
+        epochs: at least one.
+        panels: name and one value per epoch; None leaves a gap.
+        best: place of the best epoch in `epochs`, -1 for none.
+        figure_id, message: as in `dot_plot`.
+    """
+    with _drawing():
+        figure = _canvas(0.5 + 1.5 * len(panels))
+        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
+        for place, (name, values) in enumerate(panels):
+            axes: Axes = grid[place, 0]
+            axes.plot(epochs, [float("nan") if value is None else value for value in values], color=ACCENT,
+                      linewidth=1.8, marker="o", markersize=3.5)  # fmt: skip
+            axes.set_title(name, loc="left", fontsize=9.5, color=INK, parse_math=False)
+            axes.grid(axis="y", color=LINE, linewidth=0.8)
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+            axes.tick_params(axis="y", length=0, labelcolor=MUTED)
+            for side in ("top", "left", "right"):
+                axes.spines[side].set_visible(False)
+            if best >= 0:
+                _mark_best(axes, epochs[best], values[best])
+        last: Axes = grid[-1, 0]
+        last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        last.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        last.set_xlabel("epoch")
+        return _svg(figure, figure_id, message)
+
+
+def _mark_best(axes: Axes, epoch: int, value: float | None) -> None:
+    axes.axvline(epoch, color=INK, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
+    if value is not None:
+        axes.plot([epoch], [value], "o", color=INK, markersize=6, zorder=3)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Set the style of all figures; text stays text, so a letter that the measuring font lacks is no loss."""
+    with warnings.catch_warnings(), mpl.rc_context(_STYLE):
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        yield
+
+
+def _canvas(height: float) -> Figure:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = _canvas(height)
+    return figure, figure.subplots()
+
+
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    order = [-1, *range(len(labels) - 1)]  # the dots are drawn last, to be on top, and named first
+    legend = axes.legend(
+        [handles[place] for place in order], [labels[place] for place in order], loc="lower left", bbox_to_anchor=(0, 1),
+        ncols=4, frameon=False, borderaxespad=0, handletextpad=0.2, columnspacing=1.4,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _plain(name: str) -> str:
+    """Return a label that fits; matplotlib would hide one that begins with `_` from a legend."""
+    short = name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
+    return f"\u200b{short}" if short.startswith("_") else short
+
+
+def _svg(figure: Figure, figure_id: str, message: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag.group(), figure_id), text)
+    view_box = re.search(r'viewBox="[^"]*"', text)
+    assert view_box is not None
+    attributes = f'{view_box.group()} role="img" aria-label="{escape(message)}" class="figure"'
+    text = re.sub(r"<svg[^>]*>", lambda _: f"<svg {attributes}>", text, count=1)
+    return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _page_tag(tag: str, figure_id: str) -> str:
+    """Return a tag whose ids, colours and fonts are those of the page."""
+    tag = re.sub(r' id="([^"]+)"', rf' id="{figure_id}-\1"', tag)
+    tag = re.sub(r' (?:xlink:)?href="#([^"]+)"', rf' href="#{figure_id}-\1"', tag)
+    tag = re.sub(r"url\(#([^)]+)\)", rf"url(#{figure_id}-\1)", tag)
+    tag = re.sub(r" ?font-family: [^;\"]*;?", "", tag)
+    for sentinel, colour in CSS_COLOURS.items():
+        tag = tag.replace(sentinel, colour)
+    return tag

@@ -1,0 +1,175 @@
+"""The report of finished runs: one HTML file that opens offline, and the same in Markdown."""
+
+import logging
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from raysys.errors import ConfigError, DataError, ManifestError
+from raysys.evaluation.comparison import Comparison, compare
+from raysys.evaluation.findings import Cell, Table, Verdict, judge
+from raysys.evaluation.sections import Run, Section, User, sections
+from raysys.logs import fields
+from raysys.storage import MANIFEST, Folder
+
+logger = logging.getLogger(__name__)
+
+Part = tuple[Run, Verdict, list[Section]]
+
+
+def build_report(runs: Sequence[Folder], target: Folder) -> str:
+    """Write `report.html` and `report.md` about finished runs into `target`; return the URI of the HTML file.
+
+    The same runs give the same bytes. Runs are shown in the given order.
+
+    Args:
+        runs: output folders, at least one, each with `evaluation/`.
+        target: where to write; made if missing.
+    Raises:
+        ConfigError: no run, or one named twice.
+        ManifestError: a run without a finished evaluation.
+        DataError: a file that does not hold what it should.
+    """
+    if not runs:
+        raise ConfigError("no runs given; a report needs the output folder of at least one finished run")
+    names = short_names([run.uri for run in runs])
+    read = [
+        read_finished(run, name, f"run-{place}")
+        for place, (run, name) in enumerate(zip(runs, names, strict=True), 1)
+    ]
+    verdicts = [judge(run.name, run.metrics) for run in read]
+    page = {
+        "title": f"{' · '.join(names[:4])}{' …' if len(names) > 4 else ''}: retrieval report",
+        "comparisons": compare(read),
+        "parts": [(run, verdict, sections(run)) for run, verdict in zip(read, verdicts, strict=True)],
+    }
+    target.write_bytes("report.md", to_markdown(**page).encode())
+    target.write_bytes("report.html", to_html(**page).encode())
+    uri = f"{target.uri}/report.html"
+    logger.info(fields(report=uri, runs=len(read)))
+    return uri
+
+
+def short_names(uris: Sequence[str]) -> list[str]:
+    """Return for each folder the shortest end of its path that no other has."""
+    if len(set(uris)) < len(uris):
+        raise ConfigError("a run is named twice; name each run once")
+    parts = [[part for part in re.split(r"[/\\]+", uri) if part] for uri in uris]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(uris)
+
+
+def read_finished(folder: Folder, name: str, anchor: str) -> Run:
+    """Return what a run left behind.
+
+    Raises:
+        ManifestError: no finished evaluation.
+        DataError: metrics.json without metrics, or invalid JSON.
+    """
+    evaluation = folder / "evaluation"
+    finished = evaluation.exists("metrics.json") and (evaluation.is_local or evaluation.exists(MANIFEST))
+    if not finished:
+        raise ManifestError(
+            f"{folder.uri}: no finished evaluation here; run jobs/evaluate.py for this run first"
+        )
+    metrics = evaluation.read_json("metrics.json")
+    if not isinstance(metrics, dict) or not metrics.get("metrics") or "model" not in metrics:
+        raise DataError(
+            f"{evaluation.uri}/metrics.json: no model or no metrics in it; run jobs/evaluate.py again"
+        )
+    users, features = _optional(folder, "evaluation/users.json"), _optional(folder, f"features/{MANIFEST}")
+    toml = folder.read_bytes("checkpoint/run.toml").decode() if folder.exists("checkpoint/run.toml") else None
+    return Run(
+        name=name,
+        anchor=anchor,
+        metrics=metrics,
+        users=users["users"] if users is not None else None,
+        state=_optional(folder, "checkpoint/state.json"),
+        toml=toml,
+        features=features.get("info", {}) if features is not None else None,
+    )
+
+
+def _optional(folder: Folder, name: str) -> dict[str, Any] | None:
+    if not folder.exists(name):
+        return None
+    value = folder.read_json(name)
+    if not isinstance(value, dict):
+        raise DataError(f"{folder.uri}/{name}: found {type(value).__name__}, expected an object")
+    return value
+
+
+def to_html(title: str, comparisons: list[Comparison], parts: list[Part]) -> str:
+    """Return the page; every text is escaped, and only the figures are taken as they are."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = resources.files("raysys.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(title=title, comparisons=comparisons, parts=parts)
+
+
+def to_markdown(title: str, comparisons: list[Comparison], parts: list[Part]) -> str:
+    """Return the same words and tables without figures; text from the data cannot become mark-up."""
+    blocks = [f"# {_md(title)}"]
+    for run, verdict, _ in parts:
+        blocks += [
+            f"## Verdict: {_md(run.name)}",
+            f"**{_md(verdict.headline)}**",
+            *map(_md, verdict.sentences),
+        ]
+    for comparison in comparisons:
+        blocks += [f"## {_md(comparison.title)}", _md(comparison.lead), *_md_table(comparison.table)]
+    for run, _, told in parts:
+        for section in told:
+            name = f"{run.name}: {section.title}" if len(parts) > 1 else section.title
+            blocks += [f"## {_md(name)}", _md(section.lead), *map(_md, section.notes)]
+            for table in [*section.tables, *section.folded]:
+                blocks += _md_table(table)
+            for user in section.users:
+                blocks += _md_user(user)
+            if section.listing:
+                fence = "`" * max([3, *(len(ticks) + 1 for ticks in re.findall("`+", section.listing))])
+                blocks.append(f"{fence}toml\n{section.listing.strip()}\n{fence}")
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _md_user(user: User) -> list[str]:
+    blocks = [f"### {_md(user.title)}", f"{_md(user.summary)}."]
+    heat_map = user.heat_map
+    rows = [
+        [Cell(day), item, *(Cell(f"{weight:.2f}") for weight in weights or ())]
+        for day, item, weights in heat_map.rows
+    ]
+    head = ["date", "behaviour", *(name for name, _ in heat_map.interests)]
+    blocks += _md_table(Table("Behaviours", head, rows, 2))
+    for table in [*user.interests, *user.answers]:
+        blocks += _md_table(table)
+    return blocks
+
+
+def _md_table(table: Table) -> list[str]:
+    """Return the title and the rows of a table as two blocks."""
+    rule = ["---" if place < table.text_columns else "--:" for place in range(len(table.head))]
+    lines = [
+        [_md(name) for name in table.head],
+        rule,
+        *([_md_cell(cell) for cell in row] for row in table.rows),
+    ]
+    return [f"#### {_md(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+
+
+def _md_cell(cell: Cell) -> str:
+    text = f"**{_md(cell.text)}**" if cell.strong and cell.text else _md(cell.text)
+    return f"{text} ({_md(cell.detail)})" if cell.detail else text
+
+
+def _md(text: str) -> str:
+    """Return text on one line with everything escaped that Markdown or HTML would read as mark-up."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)

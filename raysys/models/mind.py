@@ -1,0 +1,199 @@
+"""MIND: several interest vectors per user, by dynamic routing over the behaviours.
+
+Li et al. 2019, "Multi-Interest Network with Dynamic Routing for Recommendation at Tmall" (arXiv:1904.08030):
+
+    e_i = mean of the embeddings of item i                                          sec. 3.2
+    u_1..u_K' = routing(e_1..e_n), K' = max(1, min(K, log2 n))                       sec. 3.3, algorithm 1
+    v_j = layers([u_j, profile])                                                    sec. 3.3
+    v_u = V_u softmax(pow(V_u^T e_target, p))                  training only         sec. 3.4
+    Pr(i|u) = exp(v_u . e_i) / sum over items exp(v_u . e)     training only         sec. 3.5
+    score(u, i) = max over j of v_j . e_i                      serving               sec. 3.1
+
+Deviations: the layers end in a linear one, as a ReLU at the end would keep every user vector non-negative; K'
+is rounded down; the starting logits are fixed per position (`nn.capsule`); negative scores count as zero
+under a finite p (`nn.attention`); the sampled softmax corrects for the sampler (`nn.losses`).
+
+Shape suffixes: B batch, T history, K interests, V catalogue, D vector, N negatives.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raysys.catalog import Catalog
+from raysys.config import require
+from raysys.models.contract import Batch
+from raysys.nn.attention import label_aware_attention
+from raysys.nn.capsule import BehaviourToInterestRouting
+from raysys.nn.embedding import ALL_FEATURES, ItemEncoder, ProfileEncoder, unit_length
+from raysys.nn.losses import full_softmax, sampled_softmax
+from raysys.nn.mlp import Mlp
+from raysys.schema import PADDING_IDX
+
+Loss = Literal["sampled_softmax", "full_softmax"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MindConfig:
+    """The fields of `[model]` with name = "mind"; "the paper" is arXiv:1904.08030."""
+
+    embedding_dim: int = 64
+    """Length of item, interest and profile feature vectors. The paper: 64 (TmallData), 36 (Amazon Books)."""
+    num_interests: int = 4
+    """K, the most interests a user can have. The paper: 5 (TmallData), 3 (Amazon Books)."""
+    routing_iterations: int = 3
+    """Routing rounds, >= 1. The paper: 3."""
+    adaptive_interests: bool = True
+    """Give a user with n items max(1, min(K, floor(log2 n))) interests (the paper, eq. 9), not all K."""
+    routing_sigma: float = 1.0
+    """Standard deviation of the starting logits. The paper: 1, and 0.1 to 5 made no difference."""
+    routing_gradient: Literal["last", "all"] = "last"
+    """Routing rounds that the gradient goes through. The paper does not say."""
+    label_power: float = math.inf
+    """p of label-aware attention: 0 weighs interests equally, inf (the paper's best) takes the best one."""
+    hidden_dims: tuple[int, ...] = (128,)
+    """Widths of the ReLU layers after interest and profile are joined. The paper gives no widths."""
+    history_length: int = 50
+    """Items of the history that are used, the latest ones. The paper does not say."""
+    dropout: float = 0.0
+    """Probability of dropping a unit of the ReLU layers in training, in [0, 1)."""
+    num_negatives: int = 512
+    """Negatives of a step, shared by the global batch; unused with the full softmax. The paper: not said."""
+    temperature: float = 1.0
+    """Divisor of the scores in the loss. The paper: none, which is 1."""
+    normalize: bool = False
+    """Scale item and user vectors to length one, in training and in the index alike, for cosine scores.
+
+    Under a finite `label_power` the mix of interests is not scaled again."""
+    item_features: tuple[str, ...] = (ALL_FEATURES,)
+    """Item features that join the item's own embedding; ["*"] is all of them, [] none."""
+    profile_features: tuple[str, ...] = (ALL_FEATURES,)
+    """User features that join each interest; ["*"] is all of them, [] none."""
+
+    def __post_init__(self) -> None:
+        counts = ("embedding_dim", "num_interests", "routing_iterations", "history_length", "num_negatives")
+        for name in counts:
+            require(getattr(self, name) >= 1, f"{name}: found {getattr(self, name)}, expected >= 1")
+        for name in ("routing_sigma", "temperature"):
+            value = getattr(self, name)
+            require(0.0 < value < math.inf, f"{name}: found {value}, expected above 0 and finite")
+        require(self.label_power >= 0.0, f"label_power: found {self.label_power}, expected >= 0 or inf")
+        require(0.0 <= self.dropout < 1.0, f"dropout: found {self.dropout}, expected in [0, 1)")
+        widths = list(self.hidden_dims)
+        require(all(width >= 1 for width in widths), f"hidden_dims: found {widths}, expected widths >= 1")
+
+
+class Mind(nn.Module):
+    """MIND over a catalog; satisfies `GradientModel`, `VectorModel` and `InterestModel`.
+
+    Args:
+        config: the model's fields.
+        catalog: sizes, side features of items, names of profile features.
+        loss: "sampled_softmax" needs `negatives` and `log_expected` in the batch; "full_softmax" ranks all
+            real items.
+        seed: of the start; the same seed gives the same model whatever else drew random numbers.
+    Raises:
+        ConfigError: an unknown loss, or a feature name that the catalog does not have.
+    """
+
+    samples: ClassVar[str] = "next_item"
+    """The shape of training samples that `forward` takes."""
+
+    def __init__(
+        self, config: MindConfig, catalog: Catalog, loss: Loss = "sampled_softmax", seed: int = 0
+    ) -> None:
+        super().__init__()
+        require(loss in get_args(Loss), f"loss: found {loss!r}, expected one of {', '.join(get_args(Loss))}")
+        dim = config.embedding_dim
+        self.config, self.loss = config, loss
+        self.items = ItemEncoder(catalog, dim, item_features=config.item_features, seed=seed)
+        self.profile = ProfileEncoder(catalog, dim, profile_features=config.profile_features, seed=seed)
+        self.routing = BehaviourToInterestRouting(
+            dim,
+            dim,
+            num_interests=config.num_interests,
+            history_length=config.history_length,
+            iterations=config.routing_iterations,
+            sigma=config.routing_sigma,
+            adaptive=config.adaptive_interests,
+            gradient=config.routing_gradient,
+            seed=seed,
+        )
+        self.layers = Mlp(dim + self.profile.dim, config.hidden_dims, dim, dropout=config.dropout, seed=seed)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return {"loss": scalar}.
+
+        Item vectors come from the encoded catalogue where it is no larger than the slots of the batch, or
+        where the loss needs it anyway; otherwise each slot is encoded on its own. The numbers are the same.
+        """
+        history_BT, target_B = self._recent(batch["history"]), batch["target"]
+        power, temperature = self.config.label_power, self.config.temperature
+        if self.loss == "full_softmax":
+            mapped_BTD, table_VD = self._from_catalogue(history_BT)
+            interests_BKD, active_BK = self._users(mapped_BTD, history_BT, batch)
+            user_BD, _ = label_aware_attention(interests_BKD, _rows(table_VD, target_B), active_BK, power)
+            return {"loss": full_softmax(user_BD, table_VD, target_B, temperature)}
+        negatives_N = batch["negatives"]
+        if self.items.num_items <= history_BT.numel() + target_B.numel() + negatives_N.numel():
+            mapped_BTD, table_VD = self._from_catalogue(history_BT)
+            target_BD, negative_ND = _rows(table_VD, target_B), _rows(table_VD, negatives_N)
+        else:
+            mapped_BTD = self.routing.map(self.items(history_BT))
+            target_BD, negative_ND = self.encode_items(target_B), self.encode_items(negatives_N)
+        interests_BKD, active_BK = self._users(mapped_BTD, history_BT, batch)
+        user_BD, _ = label_aware_attention(interests_BKD, target_BD, active_BK, power)
+        expected_N = batch["log_expected"]
+        loss = sampled_softmax(
+            user_BD, target_BD, negative_ND, target_B, negatives_N, expected_N, temperature
+        )
+        return {"loss": loss}
+
+    def encode_items(self, item_idx: Tensor) -> Tensor:
+        """Return the item vectors (B, D) that the index holds; zero for padding."""
+        return self._scale(self.items(item_idx))
+
+    def encode_users(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the interest vectors (B, K, D), zero where inactive, and active (B, K) bool.
+
+        A user without history has one interest, made from the profile alone.
+        """
+        history_BT = self._recent(batch["history"])
+        return self._users(self.routing.map(self.items(history_BT)), history_BT, batch)
+
+    def couplings(self, batch: Batch) -> Tensor:
+        """Return the routing weights of the last round, (B, T, K).
+
+        Rows sum to one over the active interests; they are zero on padding and on items older than
+        `history_length`.
+        """
+        history_BT = self._recent(batch["history"])
+        _, _, weights_BTK = self.routing(self.items(history_BT), history_BT != PADDING_IDX)
+        older = batch["history"].shape[1] - history_BT.shape[1]
+        return functional.pad(weights_BTK, (0, 0, older, 0))
+
+    def _recent(self, history_BT: Tensor) -> Tensor:
+        return history_BT[:, -self.config.history_length :]
+
+    def _from_catalogue(self, history_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mapped behaviours and the item table; each item is encoded and mapped once."""
+        table_VD = self.items.table()
+        return _rows(self.routing.map(table_VD), history_BT), self._scale(table_VD)
+
+    def _scale(self, vectors: Tensor) -> Tensor:
+        return unit_length(vectors) if self.config.normalize else vectors
+
+    def _users(self, mapped_BTD: Tensor, history_BT: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        interests_BKD, active_BK, _ = self.routing.route(mapped_BTD, history_BT != PADDING_IDX)
+        profile_BKP = self.profile(batch)[:, None, :].expand(-1, interests_BKD.shape[1], -1)
+        vectors_BKD = self._scale(self.layers(torch.cat([interests_BKD, profile_BKP], dim=2)))
+        return vectors_BKD.masked_fill(~active_BK[:, :, None], 0.0), active_BK
+
+
+def _rows(table_VD: Tensor, item_idx: Tensor) -> Tensor:
+    # the backward of an embedding is faster than that of indexing
+    return functional.embedding(item_idx, table_VD, padding_idx=PADDING_IDX)

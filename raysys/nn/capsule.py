@@ -1,0 +1,139 @@
+"""Behaviour-to-interest dynamic routing: the capsule layer of MIND.
+
+Shape suffixes: B batch, T history, K interests, D vector (of interests), L vector (of behaviours).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from raysys.config import require
+from raysys.nn.embedding import seeded_normal
+
+
+def squash(vectors: Tensor) -> Tensor:
+    """Return vectors (..., D) of the same direction and length |z|^2 / (1 + |z|^2), so below one.
+
+    Implements eq. 1 of Sabour et al. 2017, "Dynamic Routing Between Capsules" (arXiv:1710.09829), which Li et
+    al. 2019 (arXiv:1904.08030), sec. 3.3, take over. The zero vector stays zero and its gradient is zero (its
+    limit), not NaN.
+    """
+    square = vectors.square().sum(-1, keepdim=True)
+    zero = square == 0
+    length = torch.where(zero, 1.0, square).sqrt()
+    return vectors * torch.where(zero, 0.0, length / (1.0 + square))
+
+
+def num_active_interests(length_B: Tensor, num_interests: int) -> Tensor:
+    """Return K'_u = max(1, min(K, floor(log2 n))) for histories of n items, (B,) int64.
+
+    Implements eq. 9 of Li et al. 2019 (arXiv:1904.08030). Powers of two are compared as integers, so that 8
+    gives 3 on every machine.
+
+    Args:
+        length_B: number of items in each history, int64, >= 0.
+        num_interests: K.
+    Deviations:
+        The paper does not round log2, nor say what an empty history gets: floor, and one interest.
+    """
+    exponents = torch.arange(1, min(num_interests, 62) + 1, device=length_B.device)
+    return (length_B[:, None] >= (1 << exponents)).sum(1).clamp(min=1)
+
+
+class BehaviourToInterestRouting(nn.Module):
+    """Groups the behaviours of a user into at most K interest vectors.
+
+    Implements algorithm 1 of Li et al. 2019, "Multi-Interest Network with Dynamic Routing"
+    (arXiv:1904.08030), sec. 3.3. One map S is shared by all pairs of behaviour and interest. In every round:
+    w_i = softmax over the interests of b_i; z_j = sum_i w_ij S e_i; u_j = squash(z_j); b_ij += u_j . S e_i.
+
+    The logits b start from N(0, sigma^2), are not trained and belong to the state. They are drawn once per
+    position counted back from the latest item, and every call starts from them anew; so the vectors of a user
+    do not depend on the call, on the other users in the batch, or on the amount of padding.
+
+    Args:
+        low_dim: L, length of a behaviour vector.
+        high_dim: D, length of an interest vector.
+        num_interests: K.
+        history_length: the longest history.
+        iterations: routing rounds.
+        sigma: standard deviation of the starting logits; above zero, as equal logits would keep all interests
+            equal.
+        adaptive: give a user K'_u interests (`num_active_interests`); otherwise K.
+        gradient: "last" takes the weights of the last round as constants, so the rounds before it get no
+            gradient; "all" differentiates through every round.
+        seed: of S and of the starting logits.
+    Raises:
+        ConfigError: a count below one, or sigma not above zero.
+    Deviations:
+        The paper draws the starting logits anew for each sample; then a user's vectors would change from call
+        to call. It does not say where the gradient stops; "last" is what its readers adopted.
+    """
+
+    def __init__(
+        self,
+        low_dim: int,
+        high_dim: int,
+        *,
+        num_interests: int,
+        history_length: int,
+        iterations: int = 3,
+        sigma: float = 1.0,
+        adaptive: bool = True,
+        gradient: Literal["last", "all"] = "last",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require(num_interests >= 1, f"num_interests: found {num_interests}, expected >= 1")
+        require(history_length >= 1, f"history_length: found {history_length}, expected >= 1")
+        require(iterations >= 1, f"routing_iterations: found {iterations}, expected >= 1")
+        require(sigma > 0 and math.isfinite(sigma), f"routing_sigma: found {sigma}, expected above 0, finite")
+        self.num_interests, self.iterations = num_interests, iterations
+        self.adaptive, self.gradient = adaptive, gradient
+        self.map_LD = nn.Parameter(
+            seeded_normal((low_dim, high_dim), 1.0 / math.sqrt(low_dim), seed, "routing_map")
+        )
+        start = seeded_normal((history_length, num_interests), sigma, seed, "routing_logits")
+        self.start_TK: Tensor
+        self.register_buffer("start_TK", start)
+
+    def forward(self, behaviour_BTL: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the interests, which of them are active, and the routing weights of the last round.
+
+        Args:
+            behaviour_BTL: behaviour vectors, the latest at column T - 1; columns past the mask are ignored.
+            mask_BT: True at real positions, bool; a row without any gives zero vectors and one active
+                interest.
+        Returns:
+            interests (B, K, D), lengths below 1, zero where inactive; active (B, K) bool; weights (B, T, K),
+            which sum to one over the active interests at real positions and are zero elsewhere.
+        """
+        return self.route(self.map(behaviour_BTL), mask_BT)
+
+    def map(self, vectors: Tensor) -> Tensor:
+        """Return S e for vectors (..., L) -> (..., D); a whole item table can be mapped and gathered from."""
+        return vectors @ self.map_LD
+
+    def route(self, mapped_BTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, for behaviours that are mapped already."""
+        batch, length, _ = mapped_BTD.shape
+        assert length <= self.start_TK.shape[0], "the caller cuts a history to history_length"
+        active_BK = self._active(mask_BT)
+        start_KT = self.start_TK[:length].flip(0).T.to(mapped_BTD.dtype)
+        # -inf once: agreement is added to it round after round and leaves it as it is
+        logits_BKT = start_KT.expand(batch, -1, -1).masked_fill(~active_BK[:, :, None], -torch.inf)
+        mask_B1T = mask_BT[:, None, :].to(mapped_BTD.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.gradient == "all"):
+            for _ in range(self.iterations - 1):
+                interests_BKD = squash((logits_BKT.softmax(1) * mask_B1T) @ mapped_BTD)
+                logits_BKT = logits_BKT + interests_BKD @ mapped_BTD.transpose(1, 2)
+            weights_BKT = logits_BKT.softmax(1) * mask_B1T
+        return squash(weights_BKT @ mapped_BTD), active_BK, weights_BKT.transpose(1, 2)
+
+    def _active(self, mask_BT: Tensor) -> Tensor:
+        interests_K = torch.arange(self.num_interests, device=mask_BT.device)
+        if not self.adaptive:
+            return torch.ones_like(interests_K, dtype=torch.bool).expand(mask_BT.shape[0], -1)
+        return interests_K < num_active_interests(mask_BT.sum(1), self.num_interests)[:, None]

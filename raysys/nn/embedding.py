@@ -1,0 +1,213 @@
+"""Embeddings of items (id and side features, mean-pooled) and of user profiles (concatenated).
+
+Shape suffixes: B batch, V catalogue, D vector, P profile; `...` is any leading shape.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raysys.catalog import Catalog
+from raysys.config import require, suggest
+from raysys.schema import PADDING_IDX, Feature
+from raysys.seeds import derive_seed
+
+ALL_FEATURES = "*"
+"""The name that stands for every feature of the catalog, where a run file lists features by name."""
+
+KINDS = ("id", "id_list", "number")
+"""Feature kinds that can be embedded."""
+
+
+def select_features(known: Sequence[Feature], names: Sequence[str] | None, field: str) -> tuple[Feature, ...]:
+    """Return the features called `names`, in the order of the catalog.
+
+    Args:
+        known: the features of the catalog.
+        names: names to keep; None or ("*",) keeps all, () keeps none.
+        field: the config field that holds the names, for messages.
+    Raises:
+        ConfigError: a name that the catalog does not have, or a kind that cannot be embedded.
+    """
+    chosen = tuple(known)
+    if names is not None and tuple(names) != (ALL_FEATURES,):
+        by_name = {feature.name: feature for feature in known}
+        for name in names:
+            require(name in by_name, f"{field}: no feature {name!r} in the catalog{suggest(name, by_name)}")
+        chosen = tuple(feature for feature in known if feature.name in names)
+    for feature in chosen:
+        found = f"{field}: feature {feature.name!r} is of kind {feature.kind!r}"
+        require(feature.kind in KINDS, f"{found}, expected one of {', '.join(KINDS)}")
+    return chosen
+
+
+def seeded_normal(shape: tuple[int, ...], std: float, seed: int, *labels: str | int) -> Tensor:
+    """Return float32 draws from N(0, std^2) that depend on (seed, labels) alone, not on torch's global
+    state."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, *labels))
+    return torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Return vectors (..., D) scaled to length one; a vector shorter than 1e-6 becomes zero, without
+    gradient.
+
+    So a zero vector (an inactive interest, an empty history) gives neither 0/0 nor a gradient of 1e12.
+    """
+    square = vectors.square().sum(-1, keepdim=True)
+    usable = square > 1e-12
+    return vectors * torch.where(usable, torch.where(usable, square, 1.0).rsqrt(), 0.0)
+
+
+def _embedding(feature: Feature, dim: int, std: float, seed: int) -> nn.Parameter:
+    """Return a table (size, D) whose padding row is zero, or the one vector (D,) of a number."""
+    shape = (dim,) if feature.kind == "number" else (feature.size, dim)
+    values = seeded_normal(shape, std, seed, feature.entity, feature.name)
+    if feature.kind != "number":
+        values[PADDING_IDX] = 0.0
+    return nn.Parameter(values)
+
+
+def _mean_of_values(values: Tensor, table: Tensor) -> Tensor:
+    """Return the mean embedding of the non-padding values on the last axis; zero where there are none."""
+    total = functional.embedding(values, table, padding_idx=PADDING_IDX).sum(-2)
+    count = (values != PADDING_IDX).sum(-1, keepdim=True).clamp(min=1)
+    return total / count.to(total.dtype)
+
+
+def _slot(name: str) -> str:
+    return "feature_" + name.replace(".", "__")  # torch allows no dots in the names of parameters
+
+
+class ItemEncoder(nn.Module):
+    """Item vectors: the mean of the item's own embedding and the embeddings of its side features.
+
+    Implements the embedding and pooling layer of Li et al. 2019, "Multi-Interest Network with Dynamic
+    Routing" (arXiv:1904.08030), sec. 3.2. Per kind: `id` one embedding; `id_list` the mean over its values;
+    `number` the value times a learnt vector, so numbers should come scaled to about one. A padding value (for
+    `number`: NaN) adds nothing and is left out of the mean; the unknown value has a row of its own. The
+    padding item is the zero vector and gets no gradient.
+
+    Args:
+        catalog: sizes and side features; its tables become buffers outside the state, as they belong to the
+            data.
+        embedding_dim: D.
+        item_features: names to use; None or ("*",) is all of them.
+        std: of the normal start; None is 1/sqrt(D), which gives embeddings of about length one.
+        seed: of the start.
+    Raises:
+        ConfigError: unknown feature name, or a feature whose kind cannot be embedded.
+    """
+
+    item: nn.Parameter
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        embedding_dim: int,
+        *,
+        item_features: Sequence[str] | None = None,
+        std: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        std = 1.0 / math.sqrt(embedding_dim) if std is None else std
+        self.num_items = catalog.num_items
+        self.features = select_features(catalog.item_features, item_features, "item_features")
+        item = seeded_normal((catalog.num_items, embedding_dim), std, seed, "item_idx")
+        item[PADDING_IDX] = 0.0
+        self.item = nn.Parameter(item)
+        for feature in self.features:
+            self.register_parameter(_slot(feature.name), _embedding(feature, embedding_dim, std, seed))
+            values = np.array(catalog.item_values[feature.name])
+            values[PADDING_IDX] = 0
+            self.register_buffer("values_" + _slot(feature.name), torch.from_numpy(values), persistent=False)
+
+    def forward(self, item_idx: Tensor) -> Tensor:
+        """(...) int64 -> (..., D); zero at padding."""
+        own = functional.embedding(item_idx, self.item, padding_idx=PADDING_IDX)
+        return self._pool(own, item_idx)
+
+    def table(self) -> Tensor:
+        """Return the vectors of the whole catalogue, (V, D), one row per item_idx."""
+        return self._pool(self.item, None)
+
+    def _pool(self, total: Tensor, item_idx: Tensor | None) -> Tensor:
+        """Return the mean of `total` and the features of `item_idx` (None: of every item, without a
+        gather)."""
+        if not self.features:
+            return total
+        count = torch.ones(total.shape[:-1], dtype=total.dtype, device=total.device)
+        for feature in self.features:
+            parameter = getattr(self, _slot(feature.name))
+            values = getattr(self, "values_" + _slot(feature.name))
+            values = values if item_idx is None else values[item_idx]
+            if feature.kind == "number":
+                present = ~torch.isnan(values)
+                total = total + torch.where(present, values, 0.0)[..., None] * parameter
+            elif feature.kind == "id":
+                present = values != PADDING_IDX
+                total = total + functional.embedding(values, parameter, padding_idx=PADDING_IDX)
+            else:
+                present = (values != PADDING_IDX).any(-1)
+                total = total + _mean_of_values(values, parameter)
+            count = count + present.to(count.dtype)
+        return total / count[..., None]
+
+
+class ProfileEncoder(nn.Module):
+    """A user's profile: the embeddings of the user features, concatenated.
+
+    Implements the profile part of the embedding layer of Li et al. 2019 (arXiv:1904.08030), sec. 3.2. Per
+    kind: `id` one embedding; `id_list` the mean over its non-padding values; `number` the value itself.
+        Padding gives zeros.
+
+    Args:
+        catalog: the user features; their values come with the batch as `profile_<name>`.
+        feature_dim: length of the embedding of each feature.
+        profile_features: names to use; None or ("*",) is all of them.
+        std: of the normal start; None is 1/sqrt(feature_dim).
+        seed: of the start.
+    Attributes:
+        dim: P, the length of the result; 0 without features.
+    Raises:
+        ConfigError: unknown feature name, or a feature whose kind cannot be embedded.
+    """
+
+    _empty: Tensor
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        feature_dim: int,
+        *,
+        profile_features: Sequence[str] | None = None,
+        std: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        std = 1.0 / math.sqrt(feature_dim) if std is None else std
+        self.features = select_features(catalog.user_features, profile_features, "profile_features")
+        self.dim = sum(1 if feature.kind == "number" else feature_dim for feature in self.features)
+        self.register_buffer("_empty", torch.zeros(0), persistent=False)  # knows the device and the dtype
+        for feature in self.features:
+            if feature.kind != "number":
+                self.register_parameter(_slot(feature.name), _embedding(feature, feature_dim, std, seed))
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return (B, P); B is that of `history`."""
+        parts = [self._empty.expand(batch["history"].shape[0], 0)]
+        for feature in self.features:
+            values = batch[f"profile_{feature.name}"]
+            if feature.kind == "number":
+                parts.append(values[:, None].to(self._empty.dtype))
+            elif feature.kind == "id":
+                table = getattr(self, _slot(feature.name))
+                parts.append(functional.embedding(values, table, padding_idx=PADDING_IDX))
+            else:
+                parts.append(_mean_of_values(values, getattr(self, _slot(feature.name))))
+        return torch.cat(parts, dim=1)

@@ -1,0 +1,170 @@
+"""RunConfig: a whole run as one dataclass, read from a TOML file and overrides, with checks across sections."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raysys import config
+from raysys.config import require
+from raysys.data.events import DataConfig
+from raysys.data.sequences import SessionConfig
+from raysys.data.splits import SplitConfig
+from raysys.errors import ConfigError
+from raysys.evaluation.metrics import EvaluationConfig
+from raysys.models import read_model_config
+from raysys.retrieval.index import IndexConfig
+from raysys.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """`[cluster]`: what the run may take. Nothing here changes a result beyond rounding."""
+
+    workers: int = 1
+    """DDP training workers; 0: train inside the calling process, for a debugger."""
+    use_gpu: bool = False
+    """One GPU per training worker."""
+    resources_per_worker: dict[str, float] = field(default_factory=dict)
+    """Ray resources of a training worker; empty: one CPU."""
+    dashboard: bool = False
+    """Start the Ray dashboard with a local cluster; a real cluster has its own."""
+    object_store_mb: int = 500
+    """Object store of a local cluster."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, f"workers: found {self.workers}, expected >= 0")
+        require(self.object_store_mb >= 80, f"object_store_mb: found {self.object_store_mb}, expected >= 80")
+        for name, amount in self.resources_per_worker.items():
+            require(amount >= 0, f"resources_per_worker.{name}: found {amount}, expected >= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a run file says."""
+
+    data: DataConfig
+    model: Any
+    """The config class of the named model."""
+    model_name: str
+    session: SessionConfig
+    split: SplitConfig
+    training: TrainingConfig
+    index: IndexConfig
+    evaluation: EvaluationConfig
+    cluster: ClusterConfig
+
+    def check(self) -> None:
+        """Raise ConfigError where sections contradict each other; called before any resource is taken."""
+        workers = max(self.cluster.workers, 1)
+        if self.training.batch_size % workers:
+            raise ConfigError(
+                f"training.batch_size: found {self.training.batch_size}, expected a multiple of cluster.workers "
+                f"({workers}), because the batch size is global"
+            )
+        if self.session.by_column and "session" not in self.data.columns:
+            raise ConfigError("session.by_column: needs data.columns.session, which is not set")
+        for name in ("cluster.use_gpu",) if self.cluster.use_gpu and self.cluster.workers == 0 else ():
+            raise ConfigError(f"{name}: needs cluster.workers >= 1; workers = 0 runs in the calling process")
+
+    @property
+    def features_digest(self) -> str:
+        """Digest of what decides the features, without the place of the log."""
+        data = config.to_table(self.data)
+        data.pop("events")
+        data.pop("partitions")
+        for side in ("items", "users"):
+            if side in data:
+                data[side].pop("path")
+        return config.digest([data, config.to_table(self.session), config.to_table(self.split)])
+
+    @property
+    def training_digest(self) -> str:
+        """Digest of what decides the trained model, given the features."""
+        training = config.to_table(self.training)
+        for name in ("max_retries", "source"):
+            training.pop(name)
+        return config.digest([self.model_name, config.to_table(self.model), training])
+
+    @property
+    def run_digest(self) -> str:
+        """Digest of everything but the cluster."""
+        parts = [self.features_digest, self.training_digest]
+        return config.digest([*parts, config.to_table(self.index), config.to_table(self.evaluation)])
+
+    def to_toml(self) -> str:
+        """Return the resolved run as a run file."""
+        tables = config.to_table(self)
+        tables["model"] = {"name": tables.pop("model_name"), **tables["model"]}
+        return config.to_toml(tables)
+
+
+SECTIONS = {
+    "data": DataConfig,
+    "session": SessionConfig,
+    "split": SplitConfig,
+    "training": TrainingConfig,
+    "index": IndexConfig,
+    "evaluation": EvaluationConfig,
+    "cluster": ClusterConfig,
+}
+
+
+def read_run(tables: Mapping[str, Any]) -> RunConfig:
+    """Return the run of parsed TOML tables.
+
+    Raises:
+        ConfigError: an unknown section or key, a missing key, a value of the wrong type or out of range, or sections
+            that contradict each other.
+    """
+    for name in tables:
+        if name not in SECTIONS and name != "model":
+            raise ConfigError(f"{name}: unknown section{config.suggest(name, [*SECTIONS, 'model'])}")
+        if not isinstance(tables[name], Mapping):
+            raise ConfigError(f"{name}: found a value, expected a section [{name}]")
+    for name in ("data", "model"):
+        if name not in tables:
+            raise ConfigError(f"[{name}]: missing section; a run file needs it")
+    sections = {name: config.read(cls, tables.get(name, {}), name) for name, cls in SECTIONS.items()}
+    model_name, model = read_model_config(tables["model"])
+    run = RunConfig(model=model, model_name=model_name, **sections)  # type: ignore[arg-type]
+    run.check()
+    return run
+
+
+def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the run of a TOML file with overrides.
+
+    Paths in the file are relative to the file, paths in overrides to the working directory.
+
+    Raises:
+        ConfigError: no such file, or anything `read_run` refuses.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"--run {path}: no such file; run files are in jobs/runs/")
+    tables = config.parse_toml(file.read_text(encoding="utf-8"), path)
+    base = file.resolve().parent
+    _anchor(tables, base)
+    tables = config.apply_overrides(tables, overrides)
+    _anchor(tables, Path.cwd())
+    return read_run(tables)
+
+
+def _anchor(tables: Mapping[str, Any], base: Path) -> None:
+    """Make the paths of `[data]` absolute, in place."""
+    data = tables.get("data")
+    if not isinstance(data, dict):
+        return
+    for table, key in ((data, "events"), (data.get("items"), "path"), (data.get("users"), "path")):
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = _absolute(table[key], base)
+        elif isinstance(table, dict) and isinstance(table.get(key), list):
+            table[key] = [_absolute(item, base) if isinstance(item, str) else item for item in table[key]]
+
+
+def _absolute(path: str, base: Path) -> str:
+    if "://" in path or not path:
+        return path
+    return os.path.normpath(base / os.path.expanduser(path))

@@ -1,0 +1,83 @@
+"""A small catalog with every kind of feature, and batches over it, for tests of models."""
+
+import numpy as np
+import torch
+
+from raysys.catalog import Catalog
+from raysys.schema import Feature
+
+NUM_ITEMS = 24
+
+
+def small_catalog(num_items=NUM_ITEMS, features=True):
+    """Return a catalog whose items and users have an id, an id_list and a number; some values are padding."""
+    rng = np.random.default_rng(7)
+    counts = np.sort(rng.integers(1, 90, num_items))[::-1].astype(np.int64)
+    counts[-1] = 0
+    counts = np.concatenate([[0, 0], counts[:-2]])
+    if not features:
+        return Catalog(num_items=num_items, num_users=9, item_counts=counts)
+    tags = rng.integers(0, 6, (num_items, 3)).astype(np.int32)
+    tags[4] = 0
+    values = {
+        "cate": rng.integers(0, 5, num_items).astype(np.int32),
+        "tags": tags,
+        "price.usd": rng.normal(size=num_items).astype(np.float32),
+    }
+    for value in values.values():
+        value[0] = 0
+    return Catalog(
+        num_items=num_items,
+        num_users=9,
+        item_counts=counts,
+        item_features=(
+            Feature(name="cate", entity="item", kind="id", size=5),
+            Feature(name="tags", entity="item", kind="id_list", length=3, size=6),
+            Feature(name="price.usd", entity="item", kind="number"),
+        ),
+        item_values=values,
+        user_features=(
+            Feature(name="age", entity="user", kind="id", size=4),
+            Feature(name="likes", entity="user", kind="id_list", length=2, size=5),
+            Feature(name="income", entity="user", kind="number"),
+        ),
+    )
+
+
+LENGTHS = (0, 1, 2, 3, 5, 9)
+"""History lengths of `small_batch`, row by row."""
+
+
+def small_batch(num_items=NUM_ITEMS, lengths=LENGTHS, width=9, num_negatives=11, seed=3):
+    """Return a training batch with left-padded histories of the given lengths; one holds an unknown item."""
+    rng = np.random.default_rng(seed)
+    rows = len(lengths)
+    history = np.zeros((rows, width), dtype=np.int64)
+    for row, length in enumerate(lengths):
+        history[row, width - length :] = rng.integers(2, num_items, length)
+    history[-1, -2] = 1
+    arrays = {
+        "history": history,
+        "target": rng.integers(2, num_items, rows),
+        "negatives": rng.integers(2, num_items, num_negatives),
+        "log_expected": np.log(rng.uniform(0.2, 2.0, num_negatives)).astype(np.float32),
+        "profile_age": rng.integers(0, 4, rows),
+        "profile_likes": rng.integers(0, 5, (rows, 2)),
+        "profile_income": rng.normal(size=rows).astype(np.float32),
+    }
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+SHARED_KEYS = ("negatives", "log_expected")
+"""Keys whose first axis is not the row of the batch."""
+
+
+def take_rows(batch, rows):
+    """Return the batch with only `rows`, in that order."""
+    return {name: value if name in SHARED_KEYS else value[rows] for name, value in batch.items()}
+
+
+def pad_left(batch, columns):
+    """Return the batch with `columns` more columns of padding before its histories."""
+    padding = torch.zeros(batch["history"].shape[0], columns, dtype=torch.int64)
+    return {**batch, "history": torch.cat([padding, batch["history"]], dim=1)}
