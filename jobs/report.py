@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a cluster runs this without the package installed
+# a cluster runs this without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from raysys.distributed.job import guarded
 from raysys.evaluation.report import build_report
@@ -16,7 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
     parser = argparse.ArgumentParser(prog="jobs/report.py", description=__doc__)
     parser.add_argument("folders", nargs="+", metavar="RUN", help="output folder of a finished run")
-    parser.add_argument("--out", metavar="URI", help="where report.html goes (default: the first run's folder)")
+    parser.add_argument(
+        "--out", metavar="URI", help="where report.html goes (default: the first run's folder)"
+    )
     arguments = parser.parse_args(argv)
 
     def write() -> None:

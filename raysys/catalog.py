@@ -18,10 +18,12 @@ class Catalog:
         num_users: rows of a user table, with padding and unknown.
         item_counts: (num_items,) int64, training events per item; 0 for the reserved rows.
         item_features: the item features in order.
-        item_values: per item feature name the aligned table: (num_items,) int32 for `id`, (num_items, L) int32 padded
+        item_values: per item feature name the aligned table: (num_items,) int32 for `id`, (num_items, L)
+        int32 padded
             with 0 for `id_list`, (num_items,) float32 for `number`.
         user_features: the profile features in order; their values come with the batch, as `profile_<name>`.
-        event_features: the features of events in order; their values come with the batch, as `history_<name>`.
+        event_features: the features of events in order; their values come with the batch, as
+        `history_<name>`.
     """
 
     num_items: int
@@ -39,7 +41,8 @@ class Catalog:
 
 
 def load_catalog(features: Folder, schema: Schema, num_users: int) -> Catalog:
-    """Return the catalog of a features folder (`items.parquet` holds one row per item_idx, reserved rows first)."""
+    """Return the catalog of a features folder (`items.parquet` holds one row per item_idx, reserved rows
+    first)."""
     with features.open_input("items.parquet") as file:
         table = pq.read_table(file)
     values: dict[str, np.ndarray] = {}

@@ -1,6 +1,7 @@
 """TOML to frozen dataclasses, with errors that name the key, and a digest of what was configured.
 
-The dataclasses are the schema: a key that is no field is refused with the nearest name, a value of another type is
+The dataclasses are the schema: a key that is no field is refused with the nearest name, a value of another
+type is
 refused with both types. Ranges belong to the `__post_init__` of each class, through `require`.
 """
 
@@ -70,7 +71,8 @@ def read(cls: type[T], table: Mapping[str, Any], path: str = "") -> T:
     """Return an instance of the dataclass `cls` made from a TOML table.
 
     Args:
-        cls: a dataclass whose field types are bool, int, float, str, Literal, tuple[X, ...], dict[str, X], X | None
+        cls: a dataclass whose field types are bool, int, float, str, Literal, tuple[X, ...], dict[str, X], X
+        | None
             or other dataclasses.
         table: parsed TOML.
         path: dotted path of the table, used in messages.
@@ -173,7 +175,8 @@ def _name(hint: Any) -> str:
 
 
 def to_table(value: Any) -> Any:
-    """Return plain TOML-like values (dict, list, str, int, float, bool) for a config; None fields are left out."""
+    """Return plain TOML-like values (dict, list, str, int, float, bool) for a config; None fields are left
+    out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
         return {name: to_table(item) for name, item in items if item is not None}
@@ -203,7 +206,7 @@ def _write_table(table: Mapping[str, Any], path: list[str], lines: list[str]) ->
 
 def _key(key: str) -> str:
     bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
-    return key if bare else json.dumps(key)
+    return key if bare else _quoted(key)
 
 
 def _literal(value: Any) -> str:
@@ -213,10 +216,17 @@ def _literal(value: Any) -> str:
         return repr(value)  # inf and nan are spelt the same in TOML
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_literal(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )  # TOML forbids it as it is, JSON does not
 
 
 def digest(value: Any) -> str:
-    """Return 16 hex digits that depend on the content of a config or of nested plain values, not on key order."""
+    """Return 16 hex digits that depend on the content of a config or of nested plain values, not on key
+    order."""
     text = json.dumps(to_table(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

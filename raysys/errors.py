@@ -1,7 +1,7 @@
 """Every exception that raysys raises on purpose.
 
-A message says what was found, what was expected, where, and what to do. Each class takes one string, so that an
-error raised on a worker survives the trip to the driver unchanged.
+A message says what was found, what was expected, where, and what to do. Each class takes one string, so that
+an error raised on a worker survives the trip to the driver unchanged.
 """
 
 

@@ -22,7 +22,7 @@ class _Context(logging.Filter):
 def configure(stage: str, rank: int | None = None, stream: TextIO | None = None) -> None:
     """Send the `raysys` loggers to `stream` (default stdout), with stage and rank on every line.
 
-    Rank None is a driver. Rank 0 logs at INFO, the other ranks at WARNING. Calling it again replaces the set-up.
+    Rank None is a driver. Rank 0 logs at INFO, the other ranks at WARNING. A second call replaces the set-up.
     """
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(logging.Formatter(FORMAT, datefmt="%H:%M:%S"))

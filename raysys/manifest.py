@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raysys import __version__
@@ -17,8 +17,10 @@ FORMAT_VERSION = 1
 class Manifest:
     """The description of one output folder.
 
-    `config_digest` and `parents` (name -> digest) decide whether a stage may skip itself; `digest` names the content
-    for later stages. `files` maps a relative path to its size in bytes; `info` holds what the stage wants to say
+    `config_digest` and `parents` (name -> digest) decide whether a stage may skip itself; `digest` names the
+    content
+    for later stages. `files` maps a relative path to its size in bytes; `info` holds what the stage wants to
+    say
     (counts of rows, rejected rows by reason, sizes, schema).
     """
 
@@ -48,7 +50,8 @@ class Manifest:
 
 
 def find_manifest(folder: Folder, kind: str) -> Manifest | None:
-    """Return the manifest of a finished folder of this kind and format version, or None where there is none."""
+    """Return the manifest of a finished folder of this kind and format version, or None where there is
+    none."""
     if not folder.exists(MANIFEST):
         return None
     table = folder.read_json(MANIFEST)
@@ -58,7 +61,7 @@ def find_manifest(folder: Folder, kind: str) -> Manifest | None:
         or table.get("format_version") != FORMAT_VERSION
     ):
         return None
-    return Manifest(**table)
+    return _manifest_of(table, folder)
 
 
 def read_manifest(folder: Folder, kind: str, made_by: str) -> Manifest:
@@ -69,7 +72,8 @@ def read_manifest(folder: Folder, kind: str, made_by: str) -> Manifest:
         kind: the kind that it must have.
         made_by: the job that makes it, named in the message.
     Raises:
-        ManifestError: missing or unfinished folder, another kind, another format version, a file missing or of
+        ManifestError: missing or unfinished folder, another kind, another format version, a file missing or
+        of
             another size than recorded.
     """
     if not folder.exists(MANIFEST):
@@ -83,7 +87,7 @@ def read_manifest(folder: Folder, kind: str, made_by: str) -> Manifest:
             f"{folder.uri}/{MANIFEST}: format version {table.get('format_version')}, this code reads "
             f"{FORMAT_VERSION}; run jobs/{made_by}.py again"
         )
-    manifest = Manifest(**table)
+    manifest = _manifest_of(table, folder)
     for name, size in manifest.files.items():
         found_size = folder.size(name)
         if found_size != size:
@@ -92,3 +96,14 @@ def read_manifest(folder: Folder, kind: str, made_by: str) -> Manifest:
                 f"delete {folder.uri} and run jobs/{made_by}.py again"
             )
     return manifest
+
+
+def _manifest_of(table: dict[str, Any], folder: Folder) -> Manifest:
+    names = {entry.name for entry in fields(Manifest)}
+    if set(table) != names:
+        odd = ", ".join(sorted(set(table) ^ names))
+        raise ManifestError(
+            f"{folder.uri}/{MANIFEST}: damaged: missing or unknown keys: {odd}; delete {folder.uri} and "
+            f"make it again"
+        )
+    return Manifest(**table)

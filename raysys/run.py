@@ -1,4 +1,5 @@
-"""RunConfig: a whole run as one dataclass, read from a TOML file and overrides, with checks across sections."""
+"""RunConfig: a whole run as one dataclass, read from a TOML file and overrides, with checks across
+sections."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,8 @@ class RunConfig:
         workers = max(self.cluster.workers, 1)
         if self.training.batch_size % workers:
             raise ConfigError(
-                f"training.batch_size: found {self.training.batch_size}, expected a multiple of cluster.workers "
+                f"training.batch_size: found {self.training.batch_size}, expected a multiple of "
+                f"cluster.workers "
                 f"({workers}), because the batch size is global"
             )
         if self.session.by_column and "session" not in self.data.columns:
@@ -115,7 +117,8 @@ def read_run(tables: Mapping[str, Any]) -> RunConfig:
     """Return the run of parsed TOML tables.
 
     Raises:
-        ConfigError: an unknown section or key, a missing key, a value of the wrong type or out of range, or sections
+        ConfigError: an unknown section or key, a missing key, a value of the wrong type or out of range, or
+        sections
             that contradict each other.
     """
     for name in tables:

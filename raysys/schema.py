@@ -19,8 +19,10 @@ Kind = Literal["id", "id_list", "number", "vector", "time"]
 class Feature:
     """One named column.
 
-    `length` is the number of values per row (the padded length of an `id_list`, the width of a `vector`, else 1) and
-    `size` the number of rows of an embedding table for it: the vocabulary with padding (0) and unknown (1); 0 where
+    `length` is the number of values per row (the padded length of an `id_list`, the width of a `vector`, else
+    1) and
+    `size` the number of rows of an embedding table for it: the vocabulary with padding (0) and unknown (1); 0
+    where
     the kind has no vocabulary.
     """
 

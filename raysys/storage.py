@@ -1,6 +1,7 @@
 """Folders on a local disk or an object store, through pyarrow.fs; the only place that turns URIs into paths.
 
-A local folder is replaced in one rename. An object store has no rename of folders, so there a folder counts as
+A local folder is replaced in one rename. An object store has no rename of folders, so there a folder counts
+as
 finished when its `manifest.json` exists, which is therefore deleted first and written last.
 """
 
@@ -8,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ MANIFEST = "manifest.json"
 
 
 class Folder:
-    """A folder named by a local path or a URI (`s3://`, `gs://`, `hdfs://`, `file://`). Cheap to send to workers."""
+    """A folder named by a local path or a URI (`s3://`, `gs://`, `hdfs://`, `file://`). Cheap to send to
+    workers."""
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
         """Raises ConfigError where pyarrow knows no file system for the URI."""
@@ -117,8 +119,9 @@ class Folder:
 
 
 @contextmanager
-def replacing(target: Folder) -> Iterator[Folder]:
-    """Yield a folder to write into; it becomes `target` when the block ends and vanishes when the block fails."""
+def replacing(target: Folder) -> Generator[Folder]:
+    """Yield a folder to write into; it becomes `target` when the block ends and vanishes when the block
+    fails."""
     if not target.is_local:
         if target.exists(MANIFEST):
             target.filesystem.delete_file(f"{target.path}/{MANIFEST}")

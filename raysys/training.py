@@ -28,7 +28,8 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW)."""
     loss: Literal["sampled_softmax", "full_softmax"] = "sampled_softmax"
-    """sampled_softmax: against `model.num_negatives` drawn items, corrected by logQ; full_softmax: all items."""
+    """sampled_softmax: against `model.num_negatives` drawn items, corrected by logQ; full_softmax: all
+    items."""
     sampler: Literal["uniform", "log_uniform", "popularity"] = "popularity"
     """Where negatives come from; popularity is training count to the power `sampler_power`."""
     sampler_power: float = 0.75
@@ -48,10 +49,12 @@ class TrainingConfig:
     max_retries: int = 3
     """How often a failed group of workers is started again from the last checkpoint."""
     shuffle_events: int = 8_000_000
-    """Events held in memory at once per worker; sequence files are shuffled, read in chunks of about this size, and
+    """Events held in memory at once per worker; sequence files are shuffled, read in chunks of about this
+    size, and
     samples are shuffled within a chunk."""
     source: Literal["files", "ray_data"] = "files"
-    """files: each worker cuts its batches itself. ray_data: Ray Data tasks on CPU nodes cut them. Same batches."""
+    """files: each worker cuts its batches itself. ray_data: Ray Data tasks on CPU nodes cut them. Same
+    batches."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0: no clipping."""
 
@@ -122,7 +125,8 @@ def train_steps(
         loss = values["loss"]
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(
-                f"step {step}, rank {rank}: the loss is {float(loss.detach())}; lower training.learning_rate or "
+                f"step {step}, rank {rank}: the loss is {float(loss.detach())}; lower "
+                f"training.learning_rate or "
                 "set training.clip_norm"
             )
         loss.backward()

@@ -1,8 +1,11 @@
 """Epochs: the order of training samples as a function of (seed, epoch), the same for any number of workers.
 
-An epoch is a seeded permutation of the sequence files, cut into chunks that fit in memory; the samples of a chunk are
-permuted and cut into global batches; what is left over at the end of a chunk is dropped, another remainder in every
-epoch. A rank takes its own slice of each global batch. A position (epoch, step) is therefore all that resuming needs.
+An epoch is a seeded permutation of the sequence files, cut into chunks that fit in memory; the samples of a
+chunk are
+permuted and cut into global batches; what is left over at the end of a chunk is dropped, another remainder in
+every
+epoch. A rank takes its own slice of each global batch. A position (epoch, step) is therefore all that
+resuming needs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,8 +102,8 @@ def chunk_batches(
     expected = sum(plan.parts[name] for name in chunk.parts)
     if len(samples) != expected:
         raise DataError(
-            f"{features.uri}: {len(samples)} training samples in {len(chunk.parts)} sequence files, the manifest says "
-            f"{expected}; run jobs/prepare.py again"
+            f"{features.uri}: {len(samples)} training samples in {len(chunk.parts)} sequence files, "
+            f"the manifest says {expected}; run jobs/prepare.py again"
         )
     order = generator(plan.seed, "samples", chunk.epoch, chunk.number).permutation(len(samples))
     share = plan.batch_size // world

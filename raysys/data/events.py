@@ -1,4 +1,5 @@
-"""Raw rows to valid events: what a log's columns mean, which rows are kept, rejected (with a reason) or dropped.
+"""Raw rows to valid events: what a log's columns mean, which rows are kept, rejected (with a reason) or
+dropped.
 
 A canonical event table has, in this order,
 
@@ -28,6 +29,7 @@ OPTIONAL = ("order", "event", "session", "rating", "weight")
 EARLIEST_NS = 315_532_800 * 10**9  # 1980-01-01; anything before it is a wrong unit, not a behaviour log
 LATEST_NS = 4_102_444_800 * 10**9  # 2100-01-01
 UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+LARGEST = 2**62
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
 
@@ -70,7 +72,8 @@ class DataConfig:
     events: str | tuple[str, ...]
     """Path, glob, folder or URI of the log, or a list of them: Parquet, CSV, CSV.gz, JSON lines."""
     columns: dict[str, str]
-    """Meaning -> column: user, item, time; order, event, session, rating, weight; any other name is an event feature."""
+    """Meaning -> column: user, item, time; order, event, session, rating, weight; any other name is an event
+    feature."""
     time_unit: TimeUnit = "s"
     """Unit of a numeric time column; ignored where the column is a Parquet timestamp."""
     keep_events: tuple[str, ...] = ()
@@ -113,7 +116,9 @@ class DataConfig:
             f"max_reject_fraction: found {self.max_reject_fraction}, expected 0 to 1",
         )
         require(self.partitions >= 0, f"partitions: found {self.partitions}, expected >= 0")
-        clash = {"user_id", "item_id", "time_ns", "file", "row", "at", "role", "cut"} & set(self.features)
+        clash = {"user_id", "item_id", "time_ns", "file", "row", "partition", "at", "role", "cut"} & set(
+            self.features
+        )
         require(
             not clash, f"columns.{min(clash, default='')}: this name is taken; choose another feature name"
         )
@@ -175,8 +180,8 @@ def normalise(raw: pa.Table, config: DataConfig, file: str, file_number: int, fi
     bad_number = np.zeros(raw.num_rows, dtype=bool)
     values["order"] = pa.array(np.zeros(raw.num_rows, dtype=np.int64))
     if "order" in column:
-        order, bad = parse_number(column["order"], file, config.columns["order"])
-        values["order"], bad_number = pa.array(np.where(bad, 0, order).astype(np.int64)), bad_number | bad
+        order, rest, bad = parse_whole(column["order"], file, config.columns["order"])
+        values["order"], bad_number = pa.array(order), bad_number | bad | (rest != 0)
     for name in ("rating", "weight"):
         if name in column:
             number, bad = parse_number(column[name], file, config.columns[name])
@@ -224,11 +229,16 @@ def normalise(raw: pa.Table, config: DataConfig, file: str, file_number: int, fi
 
 
 def check_columns(schema: pa.Schema, config: DataConfig, file: str) -> None:
-    """Raise SchemaError where the file lacks a column that the config names."""
+    """Raise SchemaError where the file lacks a column that the config names, or has it twice."""
     for name, column in config.columns.items():
         if column not in schema.names:
             raise SchemaError(
                 f"{file}: no column {column!r}, which data.columns.{name} names{suggest(column, schema.names)}"
+            )
+        if schema.names.count(column) > 1:
+            raise SchemaError(
+                f"{file}: {schema.names.count(column)} columns are called {column!r}, which data.columns.{name} "
+                "names; expected one, rename the others"
             )
 
 
@@ -279,11 +289,37 @@ def parse_number(column: pa.ChunkedArray, file: str, name: str) -> tuple[np.ndar
         or pa.types.is_decimal(kind)
         or pa.types.is_null(kind)
     ):
-        values = combine(column.cast(pa.float64()))
+        values = combine(column.cast(pa.float64(), safe=False))  # beyond 2**53 the nearest number
     else:
         raise SchemaError(f"{file}: column {name!r} has type {kind}, expected numbers")
     numbers = np.asarray(pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False))
     return numbers, ~np.isfinite(numbers)
+
+
+def parse_whole(column: pa.ChunkedArray, file: str, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return numbers as their whole part and the rest, and a mask of what is null, no number or not finite.
+
+    Returns:
+        (N,) int64, exact for integers, also for those in text that a float64 cannot hold, and held to
+        +-2**62 beyond it; (N,) float64 in [0, 1); (N,) bool.
+    Raises:
+        SchemaError: the column holds neither numbers nor text.
+    """
+    kind = column.type
+    if pa.types.is_integer(kind):
+        missing = np.asarray(combine(column.is_null()).to_numpy(zero_copy_only=False))
+        whole = np.asarray(combine(pc.fill_null(column, 0)).to_numpy(zero_copy_only=False))
+        whole = (np.minimum(whole, LARGEST) if kind == pa.uint64() else whole).astype(np.int64)
+        return whole, np.zeros(len(whole)), missing
+    numbers, bad = parse_number(column, file, name)
+    parts = np.divmod(np.clip(np.where(bad, 0.0, numbers), -float(LARGEST), float(LARGEST)), 1.0)
+    whole, rest = parts[0].astype(np.int64), parts[1]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text = pc.utf8_trim_whitespace(combine(column.cast(pa.string())))
+        short = pc.fill_null(pc.match_substring_regex(text, r"^-?[0-4]?\d{1,18}$"), False)
+        exact = np.asarray(pc.if_else(short, text, pa.scalar("0")).cast(pa.int64()).to_numpy())
+        whole = np.where(np.asarray(short.to_numpy(zero_copy_only=False)), exact, whole)
+    return whole, rest, bad
 
 
 def parse_time(
@@ -299,46 +335,31 @@ def parse_time(
     """
     kind = column.type
     missing = np.asarray(combine(column.is_null()).to_numpy(zero_copy_only=False))
-    state = np.where(missing, 1, 0).astype(np.int8)
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if pa.types.is_timestamp(kind):
-        nanoseconds = combine(column.cast(pa.timestamp("us", tz=kind.tz)).cast(pa.int64()))
-        raw = np.asarray(pc.fill_null(nanoseconds, 0).to_numpy(zero_copy_only=False)).astype(np.float64) * 1e3
-        exact = (
-            np.asarray(pc.fill_null(nanoseconds, 0).to_numpy(zero_copy_only=False)).astype(np.int64) * 1000
-        )
-    elif unit == "iso8601":
+    if is_text:
+        missing = missing | is_empty(combine(column.cast(pa.string())))
+    if unit == "iso8601" and not pa.types.is_timestamp(kind):
         if not is_text and not pa.types.is_null(kind):
             raise SchemaError(
                 f"{file}: column {name!r} has type {kind}, expected ISO 8601 text; check data.time_unit"
             )
-        text = combine(column.cast(pa.string()))
-        state[(state == 0) & is_empty(text)] = 1
-        exact, bad = parse_iso8601(text)
-        state[(state == 0) & bad] = 2
-        raw = exact.astype(np.float64)
-    elif pa.types.is_integer(kind):
-        integers = np.asarray(
-            pc.fill_null(combine(column.cast(pa.int64())), 0).to_numpy(zero_copy_only=False)
-        )
-        raw = integers.astype(np.float64) * UNIT_NS[unit]
-        safe = (raw > EARLIEST_NS) & (raw < LATEST_NS)
-        exact = np.where(safe, integers, 0) * UNIT_NS[unit]
+        exact, bad = parse_iso8601(combine(column.cast(pa.string())))
+        outside = (exact < EARLIEST_NS) | (exact >= LATEST_NS)
     else:
-        if is_text:
-            state[(state == 0) & is_empty(combine(column.cast(pa.string())))] = 1
-        numbers, bad = parse_number(column, file, name)
-        state[(state == 0) & bad] = 2
-        raw = np.where(bad, 0.0, numbers) * UNIT_NS[unit]
-        whole, rest = np.divmod(np.where(np.abs(raw) < LATEST_NS, np.where(bad, 0.0, numbers), 0.0), 1.0)
-        exact = whole.astype(np.int64) * UNIT_NS[unit] + np.round(rest * UNIT_NS[unit]).astype(np.int64)
-    outside = (raw < EARLIEST_NS) | (raw >= LATEST_NS)
-    state[(state == 0) & outside] = 3
+        if pa.types.is_timestamp(kind):
+            column, factor = column.cast(pa.int64()), UNIT_NS[kind.unit]
+        else:
+            factor = UNIT_NS[unit]
+        whole, rest, bad = parse_whole(column, file, name)
+        outside = (whole < EARLIEST_NS // factor) | (whole >= LATEST_NS // factor)
+        exact = np.where(outside, 0, whole) * factor + np.round(rest * factor).astype(np.int64)
+    state = np.select([missing, bad, outside], [1, 2, 3], default=0).astype(np.int8)
     return np.where(state == 0, exact, 0), state
 
 
 def parse_iso8601(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) int64 nanoseconds UTC and a mask of what cannot be read; without a zone a time counts as UTC."""
+    """Return (N,) int64 nanoseconds UTC and a mask of what cannot be read; without a zone a time counts as
+    UTC."""
     from datetime import UTC, datetime
 
     codes = text.dictionary_encode()
@@ -352,6 +373,7 @@ def parse_iso8601(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
             bad[i] = True
             continue
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        values[i] = round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000) * 1000
+        since = round((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000) * 1000
+        values[i] = min(max(since, -LARGEST), LARGEST)  # years that int64 nanoseconds cannot hold
     index = np.asarray(pc.fill_null(codes.indices, len(unique)).to_numpy(zero_copy_only=False))
     return values[index], bad[index]

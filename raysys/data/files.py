@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -18,6 +19,8 @@ from raysys.storage import Folder
 
 ROWS_PER_PIECE = 2_000_000
 """Parquet row groups are gathered into pieces of about this many rows; a text file is one piece."""
+HEAD_BYTES = 1 << 20
+"""Bytes of a CSV file in which its header is looked for."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def _entries(folder: Folder) -> list[pafs.FileInfo]:
 
 
 def fingerprint(sources: Sequence[Source]) -> str:
-    """Return a digest of names, sizes and modification times: equal means "unchanged", without reading the data."""
+    """Return a digest of names, sizes and modification times: equal means "unchanged", without reading the
+    data."""
     lines: list[str] = []
     for source in sources:
         folder = Folder(source.folder)
@@ -126,7 +130,7 @@ def _footer(source: Source) -> tuple[pa.Schema, list[int]]:
             return parquet.schema_arrow, [
                 metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
             ]
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{source.uri}: not a readable Parquet file (truncated?): {_line(error)}") from None
 
 
@@ -148,7 +152,8 @@ def pieces_of(source: Source) -> list[Piece]:
 def read_piece(piece: Piece, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the rows of a piece as tables of bounded size, in file order.
 
-    Text formats yield text columns wherever a value could be an id, so that leading zeros survive; `wrong_width`
+    Text formats yield text columns wherever a value could be an id, so that leading zeros survive;
+    `wrong_width`
     rows of a CSV file raise DataError with the row's number.
     """
     source, folder = piece.source, Folder(piece.source.folder)
@@ -170,14 +175,14 @@ def read_piece(piece: Piece, columns: Sequence[str] | None = None) -> Iterator[p
                     if columns is None
                     else table.select([n for n in table.schema.names if n in columns])
                 )
-    except (pa.ArrowInvalid, pa.ArrowTypeError, EOFError, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise DataError(
             f"{source.uri}: cannot be read as {kind} (truncated or damaged?): {_line(error)}"
         ) from None
 
 
 def _read_csv(stream: pa.NativeFile | gzip.GzipFile, source: Source) -> Iterator[pa.Table]:
-    head = stream.read(1 << 20)
+    head = stream.read(HEAD_BYTES)
     header = head.split(b"\n", 1)[0].rstrip(b"\r")
     if not header:
         return
@@ -188,6 +193,9 @@ def _read_csv(stream: pa.NativeFile | gzip.GzipFile, source: Source) -> Iterator
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )
+    if len(head) < HEAD_BYTES and not head[len(header) :].strip():
+        yield pa.table({name: pa.array([], pa.string()) for name in names})
+        return
     for batch in pacsv.open_csv(
         stream, convert_options=convert, parse_options=pacsv.ParseOptions(newlines_in_values=True)
     ):

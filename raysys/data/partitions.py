@@ -1,4 +1,5 @@
-"""User partitions: a stable hash of the user decides the partition, one stable sort orders the events in it."""
+"""User partitions: a stable hash of the user decides the partition, one stable sort orders the events in
+it."""
 
 from collections.abc import Sequence
 
@@ -12,7 +13,8 @@ MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Return (N,) uint64 well-mixed hashes of (N,) uint64 values (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Return (N,) uint64 well-mixed hashes of (N,) uint64 values (the finaliser of SplitMix64, Steele et al.
+    2014)."""
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -22,7 +24,8 @@ def mix(values: np.ndarray) -> np.ndarray:
 def hash_text(text: pa.Array | pa.ChunkedArray, seed: int = 0) -> np.ndarray:
     """Return (N,) uint64 hashes of the UTF-8 bytes of each value; null hashes as a value of its own.
 
-    The same on every machine, library version and block size: FNV-1a over the bytes of the distinct values, one byte
+    The same on every machine, library version and block size: FNV-1a over the bytes of the distinct values,
+    one byte
     position of all values at a time, then `mix`.
     """
     codes = combine(text).cast(pa.large_string()).dictionary_encode()
@@ -68,14 +71,16 @@ def content_columns(table: pa.Table) -> list[str]:
 
 
 def content_digest(table: pa.Table) -> tuple[int, int]:
-    """Return two 64-bit sums over the events; sums of parts add up (mod 2**64), in any order and partitioning."""
+    """Return two 64-bit sums over the events; sums of parts add up (mod 2**64), in any order and
+    partitioning."""
     columns = content_columns(table)
     sums = [hash_rows(table, columns, seed).sum(dtype=np.uint64) for seed in (1, 2)]
     return int(sums[0]), int(sums[1])
 
 
 def sort_events(table: pa.Table) -> pa.Table:
-    """Return the events ordered by (user, time, order, session, file, row): a total order, whatever came first."""
+    """Return the events ordered by (user, time, order, session, file, row): a total order, whatever came
+    first."""
     keys = [np.asarray(table.column(name).to_numpy()) for name in ("row", "file")]
     if "session" in table.schema.names:
         keys.append(text_rank(table.column("session")))
@@ -97,7 +102,8 @@ def text_rank(text: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def split_duplicates(table: pa.Table, files: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """Return sorted events without repeats of a whole row, and the repeats as rejected rows.
 
-    The first of equal rows (by file and row) stays. Events must come from `sort_events`, so that only rows of the
+    The first of equal rows (by file and row) stays. Events must come from `sort_events`, so that only rows of
+    the
     same user and time need comparing.
     """
     hashes = hash_rows(table, content_columns(table))

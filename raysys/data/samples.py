@@ -1,6 +1,7 @@
 """Samples cut from stored sequences while streaming: next-item batches for training, queries for evaluation.
 
-Histories are right-aligned: the latest event is in the last column, padding (0) on the left, so "the n-th event
+Histories are right-aligned: the latest event is in the last column, padding (0) on the left, so "the n-th
+event
 before the target" is the same column in every batch.
 """
 
@@ -87,7 +88,8 @@ class History:
         return len(self.start)
 
     def window(self, rows: np.ndarray, length: int, name: str = "item_idx") -> np.ndarray:
-        """Return (len(rows), T) int64, the last events of each history; T <= length is the longest one needed."""
+        """Return (len(rows), T) int64, the last events of each history; T <= length is the longest one
+        needed."""
         stop, start = self.stop[rows], self.start[rows]
         longest = int(np.minimum(stop - start, length).max(initial=1))
         index = stop[:, None] + np.arange(-max(longest, 1), 0)

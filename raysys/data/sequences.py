@@ -13,7 +13,8 @@ One row per user, every list in the user's order of events:
     event_<f>   list<int32>   one per event-level feature
     profile_<f> int32, list<int32> or float32, one per user feature
 
-The long-term set of a session that starts at event s is therefore the distinct values in [long_start[s], s): disjoint
+The long-term set of a session that starts at event s is therefore the distinct values in [long_start[s], s):
+disjoint
 from the session, within the window, and cut while streaming.
 """
 
@@ -107,11 +108,13 @@ def ordinals(flags: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def long_term_start(offsets: np.ndarray, at: np.ndarray, reach_s: int) -> np.ndarray:
-    """Return (E,) int64 flat positions: the user's first event at most `reach_s` seconds before each event."""
+    """Return (E,) int64 flat positions: the user's first event at most `reach_s` seconds before each
+    event."""
     if not len(at):
         return np.zeros(0, dtype=np.int64)
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     relative = at - at.min()
+    reach_s = min(reach_s, int(relative.max()) + 1)  # a reach beyond the log must not overflow the key
     span = int(relative.max()) + reach_s + 1
     key = user * span + relative
     return np.maximum(np.searchsorted(key, key - reach_s), offsets[:-1][user])
@@ -138,7 +141,8 @@ def build_windows(
 ) -> Windows:
     """Return sessions, cuts, long-term starts and roles of one partition.
 
-    Under `split.unit = "session"` an event sees nothing of its own session, nor of another one that starts at the
+    Under `split.unit = "session"` an event sees nothing of its own session, nor of another one that starts at
+    the
     same second: the lines of a basket share one time, so neither is before the other.
     """
     flags = session_flags(offsets, at, column, session)

@@ -1,6 +1,7 @@
 """Splits: the role of every event of a user: training target, validation target, test target or history only.
 
-A closed set of four. Under each, a history holds only events strictly before its target's unit (event or session).
+A closed set of four. Under each, a history holds only events strictly before its target's unit (event or
+session).
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class SplitConfig:
     """`[split]`: what is held out, and what a list may contain."""
 
     kind: Literal["leave_one_out", "time", "user", "random_target"] = "leave_one_out"
-    """leave_one_out: each user's last unit is test, the one before it valid. time: global cut-offs. user: disjoint
+    """leave_one_out: each user's last unit is test, the one before it valid. time: global cut-offs. user:
+    disjoint
     users. random_target: one random earlier event per drawn user (MIND paper, 19:1)."""
     unit: Literal["event", "session"] = "event"
     """Hold out the last event, or the whole last session with all its items as targets (baskets)."""
@@ -109,7 +111,8 @@ def assign_roles(timeline: Timeline, config: SplitConfig) -> np.ndarray:
 
 
 def _leave_one_out(timeline: Timeline, config: SplitConfig) -> np.ndarray:
-    """The last unit is test where another is before it, the one before it valid where a third is before that."""
+    """The last unit is test where another is before it, the one before it valid where a third is before
+    that."""
     offsets, user = timeline.offsets, timeline.user
     last = np.zeros(len(offsets) - 1, dtype=np.int64)
     filled = np.diff(offsets) > 0
@@ -144,7 +147,8 @@ def _user(timeline: Timeline, config: SplitConfig) -> np.ndarray:
 
 
 def _random_target(timeline: Timeline, config: SplitConfig) -> np.ndarray:
-    """Draw at most one test and one validation target per user, so that their share of events is as configured."""
+    """Draw at most one test and one validation target per user, so that their share of events is as
+    configured."""
     sizes = np.diff(timeline.offsets)
     roles = np.full(len(timeline.at), TRAIN, dtype=np.int8)
     for role, fraction, label in (

@@ -1,6 +1,7 @@
 """What one task of the data stage does to one piece of the log or to one user partition; no Ray, no torch.
 
-The functions take and return small values and read and write files of the staged folder, so they run the same in a
+The functions take and return small values and read and write files of the staged folder, so they run the same
+in a
 Ray task, in a loop of a test, and in a debugger.
 """
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.data.events import DataConfig, check_columns, combine, event_schema, normalise
+from raysys.data.events import REJECTED_SCHEMA, DataConfig, check_columns, combine, event_schema, normalise
 from raysys.data.files import Piece, read_piece
 from raysys.data.partitions import content_digest, partition_of, sort_events, split_duplicates
 from raysys.data.sequences import SessionConfig, sequence_table, windows_of
@@ -36,7 +37,8 @@ def read_table(folder: Folder, name: str) -> pa.Table:
 def read_events(
     batch: pa.Table, pieces: list[Piece], data: DataConfig, staged: Folder, num_partitions: int
 ) -> Iterator[pa.Table]:
-    """Yield the canonical events of some pieces with their partition; rejected rows and counts go to files."""
+    """Yield the canonical events of some pieces with their partition; rejected rows and counts go to
+    files."""
     schema = event_schema(data).append(pa.field("partition", pa.int32()))
     for number in batch.column("item").to_pylist():
         piece, row, rejected = pieces[number], pieces[number].first_row, []
@@ -58,13 +60,17 @@ def read_events(
         staged.write_json(f"stats/{number:05d}.json", stats)
 
 
-def write_partition(block: pa.Table, staged: Folder, files: list[str]) -> pa.Table:
+def write_partition(
+    block: pa.Table, staged: Folder, files: list[str], keep_duplicates: bool = False
+) -> pa.Table:
     """Sort, de-duplicate and write the partitions of a shuffled block; return one row per partition."""
     numbers = np.asarray(block.column("partition").to_numpy()) if block.num_rows else np.zeros(0, np.int32)
     rows: list[dict[str, int]] = []
     for number in np.unique(numbers):
         events = sort_events(block.filter(pa.array(numbers == number)).drop_columns(["partition"]))
-        events, rejected = split_duplicates(events, files)
+        rejected = REJECTED_SCHEMA.empty_table()
+        if not keep_duplicates:
+            events, rejected = split_duplicates(events, files)
         write_table(staged, f"events/part-{number:05d}.parquet", events)
         if rejected.num_rows:
             write_table(staged, f"rejected/duplicate-{number:05d}.parquet", rejected)
@@ -132,7 +138,7 @@ def count_partition(
         "events": table.num_rows,
         "train": int(train.sum()),
         "samples": int((train & has_history).sum()),
-        "sessions": int((np.diff(windows.session, prepend=-1) != 0).sum()) if table.num_rows else 0,
+        "sessions": int((windows.session[windows.timeline.offsets[1:] - 1] + 1).sum()),
         "queries": {
             "valid": len(np.unique(owner[windows.role == VALID])),
             "test": len(np.unique(owner[windows.role == TEST])),

@@ -38,7 +38,7 @@ def read_side_table(side: SideTable, key: str) -> pa.Table:
                             f"{source.uri}: no column {column!r}, which {key} names{suggest(column, known)}"
                         )
                 tables.append(table.select(sorted(wanted)))
-    if not tables:
+    if not sum(table.num_rows for table in tables):
         raise DataError(f"{side.path}: no rows; {key}.path names it")
     table = pa.concat_tables(tables, promote_options="permissive")
     kind = table.schema.field(side.id).type
@@ -64,7 +64,8 @@ def read_side_table(side: SideTable, key: str) -> pa.Table:
 def encode_side_table(side: SideTable, table: pa.Table, ids: Vocabulary, entity: Entity) -> Iterable[Encoded]:
     """Yield per feature its description, its values aligned to the ids' idx, and its vocabulary.
 
-    Row 0 (padding) holds padding, row 1 and ids without a row hold unknown. Numbers are standardised over the known
+    Row 0 (padding) holds padding, row 1 and ids without a row hold unknown. Numbers are standardised over the
+    known
     ids; a missing number is the mean, 0.
     """
     position = pc.index_in(ids.ids, value_set=combine(table.column(side.id)))

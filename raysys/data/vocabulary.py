@@ -29,7 +29,8 @@ class Vocabulary:
 
     @staticmethod
     def build(ids: pa.Array, counts: np.ndarray) -> "Vocabulary":
-        """Return the vocabulary of distinct ids, ordered by (count down, id up), so that idx is a popularity rank."""
+        """Return the vocabulary of distinct ids, ordered by (count down, id up), so that idx is a popularity
+        rank."""
         order = np.asarray(
             pc.sort_indices(
                 pa.table({"id": ids, "count": pa.array(counts)}),

@@ -2,9 +2,11 @@
 
 While a run is under way its state lies in `.checkpoint.resume/`:
 
-    identity.json          digests of config and features; another identity means another run, and a fresh start
+    identity.json          digests of config and features; another identity means another run, and a fresh
+    start
     best-<epoch>.pt        weights with the best validation metric
-    step-<n>/              weights.pt, optimizer.pt, and state.json, written last: no state.json, no checkpoint
+    step-<n>/              weights.pt, optimizer.pt, and state.json, written last: no state.json, no
+    checkpoint
 
 Tensors are read with `weights_only=True`; nothing else is ever unpickled.
 """
@@ -34,7 +36,8 @@ KEPT_STEPS = 2
 class State:
     """Where training stands: everything but the tensors.
 
-    `epoch` and `step` name the next step to take; `global_step` counts all steps taken. `best_epoch` is -1 before the
+    `epoch` and `step` name the next step to take; `global_step` counts all steps taken. `best_epoch` is -1
+    before the
     first validation. `curve` has one entry per finished epoch.
     """
 
@@ -65,7 +68,8 @@ class ResumeFolder:
         self.folder = out / ".checkpoint.resume"
 
     def open(self, identity: Mapping[str, str]) -> bool:
-        """Keep what fits this identity and delete anything else; return whether something to resume was kept."""
+        """Keep what fits this identity and delete anything else; return whether something to resume was
+        kept."""
         if self.folder.exists("identity.json") and self.folder.read_json("identity.json") == dict(identity):
             return bool(self._steps())
         self.folder.delete()
@@ -138,7 +142,8 @@ def catalog_of(features: Folder, manifest: Manifest) -> Catalog:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished checkpoint: the model in evaluation mode, the run that made it, its manifest and its state."""
+    """A finished checkpoint: the model in evaluation mode, the run that made it, its manifest and its
+    state."""
 
     model: nn.Module
     run: RunConfig

@@ -3,11 +3,12 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-# Workers import ray.data and torch at every start; a warm one is worth keeping for more than Ray's one second.
+# Workers import ray.data and torch at every start; a warm one is worth keeping for more than Ray's one
+# second.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -28,7 +29,8 @@ def connect(address: str | None, config: ClusterConfig) -> None:
     """Connect to Ray.
 
     Args:
-        address: "local" starts a cluster on this machine, "auto" finds a running one, else an address; None takes the
+        address: "local" starts a cluster on this machine, "auto" finds a running one, else an address; None
+        takes the
             cluster that the job runs on (`ray job submit` sets RAY_ADDRESS) and otherwise starts a local one.
         config: size of a local cluster.
     Raises:
@@ -67,8 +69,9 @@ def num_cpus() -> int:
 
 
 @contextmanager
-def own_errors() -> Iterator[None]:
-    """Raise the raysys error behind a failed Ray task, so that a job shows one line instead of a worker's trace."""
+def own_errors() -> Generator[None]:
+    """Raise the raysys error behind a failed Ray task, so that a job shows one line instead of a worker's
+    trace."""
     try:
         yield
     except RaysysError:
@@ -83,11 +86,11 @@ def own_errors() -> Iterator[None]:
 def cause_of(error: BaseException | None) -> RaysysError | None:
     """Return the raysys error in a chain of causes, or None."""
     for _ in range(16):
+        # Ray makes a class that is both its own error and ours; ours, its cause, is the one to raise.
+        if isinstance(error, RaysysError) and not isinstance(error, RayTaskError):
+            return error
         if error is None:
             return None
-        if isinstance(error, RaysysError):
-            # Ray makes a class that is both its own error and ours; ours is the one to raise.
-            return error.cause if isinstance(error, RayTaskError) else error
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return None
 
@@ -104,7 +107,8 @@ def run_tasks(
         cpus: CPUs of a task.
         progress: a name; where given, progress is logged every few seconds.
     """
-    task = ray.remote(num_cpus=cpus, max_retries=3)(function)
+    remote: Any = ray.remote(num_cpus=cpus, max_retries=3)
+    task = remote(function)
     references = [ray.put(value) for value in shared]
     waiting = list(enumerate(items))[::-1]
     total, results, running = len(waiting), {}, {}
@@ -142,10 +146,12 @@ class Ticker:
 
 
 class Relay:
-    """Brings log lines of workers to the driver: a small actor holds them, a thread of the driver prints them."""
+    """Brings log lines of workers to the driver: a small actor holds them, a thread of the driver prints
+    them."""
 
     def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
-        self.actor = _Lines.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+        remote: Any = ray.remote(num_cpus=0)
+        self.actor: Any = remote(_Lines).remote()
         self.show, self.stopped = show, threading.Event()
         self.thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -171,7 +177,6 @@ class Relay:
         ray.kill(self.actor)
 
 
-@ray.remote
 class _Lines:
     """Lines for the driver to print, a wish to stop, and the message of an error that no retry can mend."""
 

@@ -1,14 +1,14 @@
 """The data stage on Ray: logs to events partitioned by user, vocabularies and sequences.
 
-One hash shuffle by user (Ray Data), then maps over the partitions. What is computed is in `raysys.data`; here is where
-it runs and how the results come together.
+One hash shuffle by user (Ray Data), then maps over the partitions. What is computed is in `raysys.data`; here
+is where it runs and how the results come together.
 """
 
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ from raysys.schema import NUM_RESERVED, Feature, Schema
 from raysys.storage import Folder, replacing
 
 logger = logging.getLogger(__name__)
-# Ray Data narrates its plan and warns that its bars are off, which is what we ask for: our own lines show progress.
+# Ray Data tells its plan and that its bars are off, which is what we ask for: our own lines show progress.
 logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
 logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
@@ -88,7 +88,8 @@ def _side_fingerprints(data: DataConfig) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Outcome of the shuffle: the partition files, and counts of rows read, rejected and dropped by reason."""
+    """Outcome of the shuffle: the partition files, and counts of rows read, rejected and dropped by
+    reason."""
 
     parts: list[str]
     rows_in: int
@@ -99,6 +100,8 @@ class Shuffled:
 def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> Shuffled:
     """Write `events/part-*.parquet`, one file per user partition, sorted, and `rejected/`."""
     pieces = [piece for source in sources for piece in pieces_of(source)]
+    if not pieces:
+        raise DataError(f"{data.events}: the log holds no rows; data.events names it")
     size = sum(source.size for source in sources)
     num_partitions = data.partitions or max(MIN_PARTITIONS, -(-size // BYTES_PER_PARTITION))
     context = ray.data.DataContext.get_current()
@@ -106,8 +109,8 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
     context.shuffle_input_batch_bytes = int(np.clip(size // 4, 16 * 2**20, 128 * 2**20))
     files = [source.uri for source in sources]
     with own_errors():
-        dataset = (
-            ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
+        dataset: Any = (
+            _items(len(pieces))
             .map_batches(
                 read_events,
                 batch_size=1,
@@ -124,7 +127,7 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
                 write_partition,
                 batch_size=None,
                 batch_format="pyarrow",
-                fn_kwargs={"staged": staged, "files": files},
+                fn_kwargs={"staged": staged, "files": files, "keep_duplicates": data.keep_duplicates},
             )
         )
         with _progress(staged, len(pieces), num_partitions):
@@ -153,9 +156,15 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
     return result
 
 
+def _items(count: int) -> Any:
+    """Return a dataset of the numbers below `count`, a block each, so that each is a task of its own."""
+    return ray.data.from_items(list(range(count)), override_num_blocks=count)
+
+
 @contextmanager
-def _progress(staged: Folder, num_pieces: int, num_partitions: int, every_s: float = 10.0) -> Iterator[None]:
-    """Log every few seconds how many pieces are read and partitions written, by the files that tasks leave."""
+def _progress(staged: Folder, num_pieces: int, num_partitions: int, every_s: float = 10.0) -> Generator[None]:
+    """Log every few seconds how many pieces are read and partitions written, by the files that tasks
+    leave."""
     done = threading.Event()
 
     def show() -> None:
@@ -180,6 +189,12 @@ def _check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder) -> Non
     if shuffled.rows_in == 0:
         raise DataError(f"{data.events}: the log holds no rows; data.events names it")
     if total <= data.max_reject_fraction * shuffled.rows_in:
+        if not shuffled.parts:
+            raise DataError(
+                f"no event is left of {shuffled.rows_in} rows: {total} rejected, "
+                f"{sum(shuffled.dropped.values())} "
+                "dropped; check data.keep_events and data.min_rating"
+            )
         return
     reason = max(shuffled.rejected, key=lambda name: shuffled.rejected[name])
     example = next(
@@ -189,10 +204,12 @@ def _check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder) -> Non
         if row["reason"] == reason
     )
     hints = {
-        "time_out_of_range": f"time {example['time']} is not between 1980 and 2100 in {data.time_unit}; check "
+        "time_out_of_range": f"time {example['time']} is not between 1980 and 2100 in {data.time_unit}; "
+        f"check "
         "data.time_unit, or whether the log mixes units",
         "unparsable_time": f"time {example['time']!r} is not {data.time_unit}; check data.time_unit",
-        "duplicate": "repeats an earlier row in every column; set data.keep_duplicates = true if that is right",
+        "duplicate": "repeats an earlier row in every column; set data.keep_duplicates = true if that is "
+        "right",
     }
     hint = hints.get(reason, "mend the log, or raise data.max_reject_fraction if that is acceptable")
     counts = ", ".join(f"{count} {name}" for name, count in shuffled.rejected.items())
@@ -227,7 +244,8 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
     for part in ("valid", "test"):
         if not sum(count["queries"][part] for count in counts):
             raise DataError(
-                f"[split]: the {part} part is empty under kind = {run.split.kind!r}, unit = {run.split.unit!r}; "
+                f"[split]: the {part} part is empty under kind = {run.split.kind!r}, unit = "
+                f"{run.split.unit!r}; "
                 "check the cut-offs or fractions, or whether users have enough events"
             )
     vocabularies = {
@@ -247,7 +265,7 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
     if in_log > events:
         dropped["outside_core"] = in_log - events
     digest = [sum(part["digest"][i] for part in counts) % 2**64 for i in (0, 1)]
-    summary = {
+    summary: dict[str, Any] = {
         "events": events,
         "users": vocabularies["user"].size - NUM_RESERVED,
         "items": vocabularies["item"].size - NUM_RESERVED,
@@ -257,9 +275,8 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
         "samples": sum(part["samples"] for part in counts),
         "queries": {part: sum(count["queries"][part] for count in counts) for part in ("valid", "test")},
     }
-    logger.info(
-        fields(**{name: value for name, value in summary.items() if name != "queries"}, **summary["queries"])
-    )
+    shown: dict[str, Any] = {name: value for name, value in summary.items() if name != "queries"}
+    logger.info(fields(**shown, valid=summary["queries"]["valid"], test=summary["queries"]["test"]))
     return {
         **summary,
         "rejected": shuffled.rejected,
@@ -298,7 +315,8 @@ def _merge_counts(parts: list[tuple[pa.Array, np.ndarray]]) -> tuple[pa.Array, n
 def _write_side_tables(
     data: DataConfig, staged: Folder, vocabularies: dict[str, Vocabulary]
 ) -> tuple[list[Feature], dict[str, pa.Array]]:
-    """Write `items.parquet` and the side vocabularies; return the features and the profile columns by user idx."""
+    """Write `items.parquet` and the side vocabularies; return the features and the profile columns by user
+    idx."""
     items = vocabularies["item"]
     names = items.ids.to_pylist()
     columns: dict[str, pa.Array] = {}

@@ -3,6 +3,7 @@
 Per-user values come back to the driver, which merges them; recommendations go to disk from the tasks.
 """
 
+import itertools
 import logging
 import time
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
     """Measure the model on the held-out part and write `evaluation/`.
 
     Raises:
-        ManifestError: a stage before this one is missing, or checkpoint, index and features do not belong together.
+        ManifestError: a stage before this one is missing, or checkpoint, index and features do not belong
+        together.
         RetrievalError: a shard of the index stays away.
     """
     target, begin = out / "evaluation", time.monotonic()
@@ -196,7 +198,8 @@ def baselines(queries: Queries, run: RunConfig, catalog: Catalog) -> dict[str, C
 def measure_health(
     trained: Trained, queries: Queries, candidates: Candidates, run: RunConfig
 ) -> InterestHealth:
-    """Return the interest health of the queries' users; an interest wins where it scores the first candidate best."""
+    """Return the interest health of the queries' users; an interest wins where it scores the first candidate
+    best."""
     model, length = trained.model, trained.run.model.history_length
     health: InterestHealth | None = None
     with torch.inference_mode():
@@ -237,7 +240,8 @@ def _by_popularity(
 def popularity_buckets(item_counts: np.ndarray) -> np.ndarray:
     """Return per item_idx 0 (head), 1 (middle), 2 (tail) or 3 (cold: no training event).
 
-    The head holds the most popular items that together have a fifth of all training events, the tail the least
+    The head holds the most popular items that together have a fifth of all training events, the tail the
+    least
     popular ones that together have half.
     """
     order = np.argsort(-item_counts, kind="stable")
@@ -378,7 +382,7 @@ def _activity_slices(model: MetricTotals, history_length: np.ndarray) -> dict[st
     """Return the metrics by quarters of users with short to long histories (distinct items)."""
     edges = np.unique(np.quantile(history_length, [0, 0.25, 0.5, 0.75, 1]).astype(np.int64))
     slices: dict[str, dict[str, float]] = {}
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         last = high == edges[-1]
         mask = (history_length >= low) & ((history_length <= high) if last else (history_length < high))
         if mask.any():

@@ -1,4 +1,5 @@
-"""What the report shows of single users: their behaviours, how these couple to interests, what each interest finds."""
+"""What the report shows of single users: their behaviours, how these couple to interests, what each interest
+finds."""
 
 from typing import Any
 
@@ -24,7 +25,8 @@ MIN_HISTORY = 8
 def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> list[dict[str, Any]]:
     """Return `evaluation.sample_users` users with at least a few behaviours, always the same ones.
 
-    The users are those with the smallest hash of their id in the first partition, so a sample is fair and stable.
+    The users are those with the smallest hash of their id in the first partition, so a sample is fair and
+    stable.
     """
     features = out / "features"
     manifest = read_manifest(features, "features", "prepare")

@@ -23,7 +23,8 @@ KIND = "vectors"
 
 
 def export(run: RunConfig, out: Folder) -> Folder:
-    """Write `vectors/items.parquet` (item_id, item_idx, vector) in the order of item_idx and return the folder.
+    """Write `vectors/items.parquet` (item_id, item_idx, vector) in the order of item_idx and return the
+    folder.
 
     Raises:
         ManifestError: no finished checkpoint, or one of another vocabulary.

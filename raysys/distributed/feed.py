@@ -1,10 +1,12 @@
 """Training batches cut by Ray Data tasks, so that nodes with CPUs feed workers with GPUs.
 
-The batches are those of `raysys.data.epochs.epoch_batches`, in the same order: one task per chunk, in order, each
+The batches are those of `raysys.data.epochs.epoch_batches`, in the same order: one task per chunk, in order,
+each
 yielding the rank's share of its global batches. One pass of Ray Data carries a whole epoch.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,8 @@ def ray_data_batches(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    dataset = ray.data.from_items(list(range(len(chunks))), override_num_blocks=len(chunks)).map_batches(
+    numbers: Any = ray.data.from_items(list(range(len(chunks))), override_num_blocks=len(chunks))
+    dataset = numbers.map_batches(
         _cut,
         batch_size=1,
         batch_format="pyarrow",
@@ -35,7 +38,7 @@ def ray_data_batches(
             "first_step": first_step,
             "rank": rank,
             "world": world,
-        },  # fmt: skip
+        },
     )
     share = plan.batch_size // world
     for block in dataset.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2):

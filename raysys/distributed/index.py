@@ -1,12 +1,15 @@
 """The search index spread over Ray actors: each holds one local index over a contiguous range of items.
 
-Shards do not know each other. A search goes to one replica of every shard and the answers are merged exactly. An actor
-that dies comes back by itself and loads its shard from disk; a shard that stays away is an error, never a shorter
+Shards do not know each other. A search goes to one replica of every shard and the answers are merged exactly.
+An actor
+that dies comes back by itself and loads its shard from disk; a shard that stays away is an error, never a
+shorter
 answer.
 """
 
 import itertools
 import logging
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +42,8 @@ EMPTY = "trained.faiss"
 def build(run: RunConfig, out: Folder) -> Folder:
     """Build `index/` from `vectors/`, one Faiss file per shard, and return it.
 
-    The quantiser, where the kind has one, is trained once on a sample; every shard starts from the same empty index.
+    The quantiser, where the kind has one, is trained once on a sample; every shard starts from the same empty
+    index.
 
     Raises:
         ManifestError: no finished vectors.
@@ -86,7 +90,8 @@ def shard_name(number: int) -> str:
 
 
 def _train(config: IndexConfig, folder: Folder, vectors: Manifest, staged: Folder) -> None:
-    """Write the empty index that every shard starts from, trained on evenly spaced items where it needs training."""
+    """Write the empty index that every shard starts from, trained on evenly spaced items where it needs
+    training."""
     empty = build_index(config, vectors.info["metric"], vectors.info["dim"])
     if config.kind not in ("exact", "flat"):
         step = max(1, -(-vectors.info["items"] // TRAINING_SAMPLE))
@@ -135,6 +140,9 @@ class ShardActor:
 
     def num_items(self) -> int:
         return self.index.num_items
+
+    def pid(self) -> int:
+        return os.getpid()
 
 
 class ShardedIndex:
@@ -195,7 +203,8 @@ def open_index(folder: Folder, replicas: int) -> tuple[ShardedIndex, Manifest]:
     manifest = read_manifest(folder, KIND, "index")
     names = [shard["name"] for shard in manifest.info["shards"]]
     cpus = min(1.0, 0.5 * num_cpus() / (len(names) * replicas))
-    actor = ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=3)(ShardActor)
+    remote: Any = ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=3)
+    actor = remote(ShardActor)
     handles = [[actor.remote(folder, name, max(1, int(cpus))) for _ in range(replicas)] for name in names]
     counts = [ray.get([handle.num_items.remote() for handle in copies]) for copies in handles]
     for shard, copies in zip(manifest.info["shards"], counts, strict=True):

@@ -4,7 +4,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,8 +29,9 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def signals_raise() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted` on the main thread; a second one ends the process at once."""
+def signals_raise() -> Generator[None]:
+    """Turn SIGINT and SIGTERM into `Interrupted` on the main thread; a second one ends the process at
+    once."""
 
     def handle(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -90,7 +91,7 @@ def guarded(name: str, action: Callable[[], None]) -> int:
         with signals_raise():
             action()
     except USER_ERRORS as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
         return 2
     except Interrupted as interrupted:
         logger.warning(fields(stopped=str(interrupted), go_on="run the same command again"))

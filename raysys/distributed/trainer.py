@@ -1,6 +1,7 @@
 """Training: the loop that every rank runs, and how Ray Train runs it on a group of workers.
 
-A position (epoch, step) and the seed decide everything that a step sees, so a run that was stopped anywhere goes on
+A position (epoch, step) and the seed decide everything that a step sees, so a run that was stopped anywhere
+goes on
 from its last checkpoint as if it had not been, on another number of workers if need be.
 """
 
@@ -86,7 +87,8 @@ class Rank:
 
 
 def train(run: RunConfig, out: Folder) -> Folder:
-    """Train the run's model on `features/` and return `checkpoint/`; resumes what was stopped, skips what is done.
+    """Train the run's model on `features/` and return `checkpoint/`; resumes what was stopped, skips what is
+    done.
 
     Raises:
         ManifestError: no finished features, or features of another config.
@@ -103,7 +105,8 @@ def train(run: RunConfig, out: Folder) -> Folder:
     job.plan.steps(0)
     if run.training.metric_k > manifest.info["items"]:
         raise ConfigError(
-            f"training.metric: {run.training.metric} looks deeper than the {manifest.info['items']} items of the catalogue"
+            f"training.metric: {run.training.metric} looks deeper than the {manifest.info['items']} items of "
+            "the catalogue"
         )
     resume = ResumeFolder(out)
     identity = {"training": run.training_digest, "features": manifest.digest}
@@ -146,7 +149,8 @@ def _show(line: dict[str, Any]) -> None:
 def _train_on_ray(job: Job) -> None:
     """Run the loop on a group of Ray Train workers.
 
-    `fit` runs in a thread of its own, because on the main thread Ray Train takes SIGINT for itself and ends the
+    `fit` runs in a thread of its own, because on the main thread Ray Train takes SIGINT for itself and ends
+    the
     process. Here a signal asks the workers to write a checkpoint at the step they are at.
     """
     import ray
@@ -166,7 +170,8 @@ def _train_on_ray(job: Job) -> None:
                 num_workers=cluster.workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
             ),
             run_config=RayRunConfig(
-                name=uuid.uuid4().hex,  # our own checkpoints are what resumes; Ray's record of a run is not reused
+                # our own checkpoints are what resumes; Ray's record of a run is not reused
+                name=uuid.uuid4().hex,
                 storage_path=storage.path,
                 storage_filesystem=None if local else storage.filesystem,
                 failure_config=FailureConfig(max_failures=job.run.training.max_retries),
@@ -200,7 +205,8 @@ def _train_on_ray(job: Job) -> None:
 
 
 def _cpu_share(job: Job) -> int:
-    """Return the CPUs of a worker: an even share, less one for the data tasks where Ray Data cuts the batches."""
+    """Return the CPUs of a worker: an even share, less one for the data tasks where Ray Data cuts the
+    batches."""
     workers = job.run.cluster.workers
     spare = 1 if job.run.training.source == "ray_data" else 0
     return max(1, (num_cpus() - spare) // workers) if workers else 1
@@ -213,10 +219,11 @@ def _worker(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     context, job, relay = ray.train.get_context(), config["job"], config["relay"]
+    get: Any = ray.get
     torch.set_num_threads(config["threads"])
     if ray.get(relay.fatal_error.remote()):
         return  # Ray Train starts a failed group again; an error that would come back is not worth it
-    if context.get_world_rank() == 0 and ray.get(relay.count_start.remote()) > 1:
+    if context.get_world_rank() == 0 and get(relay.count_start.remote()) > 1:
         relay.put.remote({"restarted": "workers failed; going on from the last checkpoint"})
 
     def report(metrics: dict[str, float], path: str) -> None:
@@ -264,8 +271,15 @@ def train_loop(job: Job, rank: Rank) -> None:
         )
     loop = _Loop(job, rank, model, wrapped, optimizer, resume, state, sampler)
     if rank.rank == 0:
-        rank.say({"model": run.model_name, "parameters": sum(p.numel() for p in model.parameters()),
-                  "workers": rank.world, "threads": torch.get_num_threads(), "start_s": time.monotonic() - begin})  # fmt: skip
+        rank.say(
+            {
+                "model": run.model_name,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "workers": rank.world,
+                "threads": torch.get_num_threads(),
+                "start_s": time.monotonic() - begin,
+            }
+        )
     loop.run()
 
 
@@ -299,12 +313,13 @@ class _Loop:
         self.counted = StepTotals()
         self.clock = time.monotonic()
         self.shown = 0.0
+        self._signalled = False
 
     def run(self) -> None:
         while self.state.epoch < self.training.epochs and not self.state.stopped:
             self._epoch()
-            if self.state.stopped == "signal":
-                self.state.stopped = ""
+            if self._signalled:
+                self._signalled = False
                 if self.rank.rank == 0:
                     self.rank.say({"stopped": "signal", "checkpoint": self.save()})
                 break
@@ -353,7 +368,7 @@ class _Loop:
             self._settle()
             if self.rank.rank == 0:
                 self.save()
-        return bool(state.stopped)
+        return bool(state.stopped) or self._signalled
 
     def _settle(self) -> None:
         """Move this rank's sums since the last time into the state, summed over all ranks."""
@@ -378,7 +393,7 @@ class _Loop:
             wishes = [float(self.rank.stopping()), float(bool(limit) and state.train_s > limit)]
         signal, timeout = self.rank.sum(wishes)
         if signal:
-            state.stopped = "signal"
+            self._signalled = True
         elif timeout:
             state.stopped = "max_minutes"
         if self.rank.rank == 0 and time.monotonic() - self.shown > 2.0:
@@ -389,16 +404,17 @@ class _Loop:
         state, steps = self.state, self.plan.steps(self.state.epoch)
         rate = state.samples / max(state.train_s, 1e-9)
         left = (self.training.epochs - state.epoch) * steps - state.step
+        loss = state.epoch_sums["loss"] / state.epoch_samples
         line = {
             "epoch": f"{state.epoch + 1}/{self.training.epochs}",
             "step": f"{state.step}/{steps}",
-            "loss": state.epoch_sums["loss"] / state.epoch_samples,
+            "loss": loss,
             "samples_per_s": round(rate),
             "eta_s": round(left * self.training.batch_size / max(rate, 1e-9)),
         }
         self.rank.say(line)
         assert self.board is not None
-        self.board.write(state.global_step, {"train/loss": line["loss"], "train/samples_per_s": rate})
+        self.board.write(state.global_step, {"train/loss": loss, "train/samples_per_s": rate})
 
     def _end_epoch(self) -> None:
         state, training = self.state, self.training
@@ -414,8 +430,13 @@ class _Loop:
                 self.resume.save_best(state.epoch, self.model)
         else:
             state.epochs_since_best += 1
-        entry = {"epoch": state.epoch + 1, "step": state.global_step, "samples": state.samples,
-                 "train_s": state.train_s, **metrics}  # fmt: skip
+        entry = {
+            "epoch": state.epoch + 1,
+            "step": state.global_step,
+            "samples": state.samples,
+            "train_s": state.train_s,
+            **metrics,
+        }
         state.curve.append(entry)
         state.epoch, state.step, state.epoch_sums, state.epoch_samples = state.epoch + 1, 0, {}, 0
         if training.patience and state.epochs_since_best >= training.patience and not state.stopped:

@@ -29,10 +29,11 @@ def validate(
 ) -> dict[str, float]:
     """Return hit_rate@k, ndcg@k and the watched metric on the validation part, the same on every rank.
 
-    Every rank measures every world-th query and the sums are added up, so the result does not depend on the number of
+    Every rank measures every world-th query and the sums are added up, so the result does not depend on the
+    number of
     workers beyond rounding.
     """
-    name, _, cut = run.training.metric.partition("@")
+    name = run.training.metric.partition("@")[0]
     k = run.training.metric_k
     names = list(dict.fromkeys([name, "hit_rate", "ndcg"]))
     index = local_index(model, manifest.info["items"], run.model.embedding_dim, rank.device)
@@ -70,7 +71,8 @@ def sampled_rows(queries: Queries, share: float, seed: int) -> np.ndarray:
 
 
 def batches_by_seen(queries: Queries, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield batches of rows with similar numbers of seen items, because a search goes as deep as its largest."""
+    """Yield batches of rows with similar numbers of seen items, because a search goes as deep as its
+    largest."""
     seen = np.diff(queries.seen_offsets)[rows]
     ordered = rows[np.argsort(seen, kind="stable")]
     for start in range(0, len(ordered), size):

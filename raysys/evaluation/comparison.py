@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raysys.evaluation import findings, plots
+from raysys.evaluation import plots
 from raysys.evaluation.findings import Cell, Table, number
-from raysys.evaluation.sections import Run
+from raysys.evaluation.sections import Run, baseline_values
 
 
 @dataclass(frozen=True)
@@ -21,86 +21,85 @@ class Comparison:
 
 def compare(runs: Sequence[Run]) -> list[Comparison]:
     """Return one comparison per protocol, in the order of the first run of each; none for a single run."""
+    if len(runs) < 2:
+        return []
     groups: list[list[Run]] = []
     for run in runs:
-        group = next((group for group in groups if _terms(group[0]) == _terms(run)), None)
+        group = next((group for group in groups if terms(group[0]) == terms(run)), None)
         if group is None:
             groups.append([run])
         else:
             group.append(run)
-    if len(runs) < 2:
-        return []
-    return [_compare_group(group, groups[0], f"group-{place}") for place, group in enumerate(groups, 1)]
+    first, *others = groups
+    title = "Runs side by side" if not others else f"Runs side by side: {_names(first)}"
+    found = [_compare_group(first, title, "", "group-1")]
+    for place, group in enumerate(others, 2):
+        why = f"Listed apart, because the protocol differs: {difference(group[0], first[0])}."
+        found.append(_compare_group(group, f"Another protocol: {_names(group)}", why, f"group-{place}"))
+    return found
 
 
-def _terms(run: Run) -> dict[str, Any]:
-    return {"part": run.metrics.get("part"), **(run.metrics.get("protocol") or {})}
+def _names(runs: Sequence[Run]) -> str:
+    return ", ".join(run.name for run in runs)
 
 
-def _compare_group(group: Sequence[Run], first: Sequence[Run], figure_id: str) -> Comparison:
-    key = findings.headline_key(group[0].metrics)
-    ranked = sorted(
-        (run for run in group if key in run.metrics["metrics"]), key=lambda run: -run.metrics["metrics"][key]
-    )
-    ranked += [run for run in group if run not in ranked]
-    baselines = next((run.metrics["baselines"] for run in group if run.metrics.get("baselines")), {})
-    order = sorted(baselines, key=lambda name: (name != findings.REFERENCE, name))
+def terms(run: Run) -> dict[str, Any]:
+    """Return what must be equal for two runs to be compared."""
+    return {"part": run.measured.part, **run.measured.protocol}
+
+
+def difference(run: Run, first: Run) -> str:
+    """Return the terms in which a run differs from the first one."""
+    here, there = terms(run), terms(first)
+    keys = [key for key in dict.fromkeys([*there, *here]) if here.get(key) != there.get(key)]
+    return "; ".join(f"{key} is {number(here.get(key))}, not {number(there.get(key))}" for key in keys)
+
+
+def _compare_group(group: Sequence[Run], title: str, why: str, figure_id: str) -> Comparison:
+    key = group[0].measured.headline
+    having = [run for run in group if key in run.measured.metrics]
+    having.sort(key=lambda run: -run.measured.metrics[key])
     dots = [
         plots.DotRow(
             run.name,
-            run.metrics["metrics"][key],
-            (run.metrics.get("intervals") or {}).get(key),
-            {name: baselines[name][key] for name in order if key in baselines[name]},
+            run.measured.metrics[key],
+            run.measured.intervals.get(key),
+            baseline_values(run.measured, key),
         )
-        for run in ranked
-        if key in run.metrics["metrics"]
+        for run in having
     ]
-    said = ", ".join(f"{row.label} {number(row.value)}" for row in dots)
-    figure = plots.dot_plot(dots, key, figure_id, f"{key} with intervals: {said}.")
-    lead = _first_place(dots, key) if len(group) > 1 else ""
-    if group is not first:
-        lead = f"Listed apart, because the protocol differs from the one above: {_difference(group[0], first[0])}. {lead}"
-    title = (
-        "Runs side by side" if group is first else f"Another protocol: {', '.join(run.name for run in group)}"
-    )
-    return Comparison(
-        title, lead.strip(), _comparison_table(ranked, {name: baselines[name] for name in order}), figure
-    )
+    told = ", ".join(f"{row.label} {number(row.value)}" for row in dots)
+    figure = plots.dot_plot(dots, key, figure_id, f"{key} of every run: {told}.")
+    lead = f"{why} {_first_place(dots, key)}".strip()
+    return Comparison(title, lead, _table([*having, *(run for run in group if run not in having)]), figure)
 
 
 def _first_place(dots: Sequence[plots.DotRow], key: str) -> str:
     if len(dots) < 2:
         return ""
     best, second = dots[0], dots[1]
-    text = f"{best.label} is best on {key} with {number(best.value)}, then {second.label} with {number(second.value)}."
+    if best.value == second.value:
+        return f"{best.label} and {second.label} have the same {key}, {number(best.value)}."
+    values = f"{number(best.value)}, then {second.label} with {number(second.value)}"
+    text = f"{best.label} is best on {key} with {values}."
     if best.interval is None or second.interval is None:
         return f"{text} Without intervals nobody can say how sure this order is."
     if best.interval[0] > second.interval[1]:
-        return f"{text} Their intervals do not overlap: the order is sure."
-    return f"{text} Their intervals overlap: the order may be chance."
+        return f"{text} Their intervals do not overlap: the choice of users does not explain it."
+    return f"{text} Their intervals overlap, so the order may be chance."
 
 
-def _difference(run: Run, first: Run) -> str:
-    here, there = _terms(run), _terms(first)
-    keys = [key for key in dict.fromkeys([*there, *here]) if here.get(key) != there.get(key)]
-    return "; ".join(f"{key} is {number(here.get(key))} instead of {number(there.get(key))}" for key in keys)
-
-
-def _comparison_table(runs: Sequence[Run], baselines: Mapping[str, Mapping[str, Any]]) -> Table:
-    keys = list(dict.fromkeys(key for run in runs for key in run.metrics["metrics"]))
-    best = {key: max(run.metrics["metrics"].get(key, float("-inf")) for run in runs) for key in keys}
-    rows = [
-        [
-            Cell(run.name),
-            *(
-                Cell(number(value := run.metrics["metrics"].get(key)), strong=value == best[key])
-                for key in keys
-            ),
-        ]
-        for run in runs
-    ]
-    rows += [
-        [Cell(name, "baseline"), *(Cell(number(values.get(key))) for key in keys)]
-        for name, values in baselines.items()
-    ]
+def _table(runs: Sequence[Run]) -> Table:
+    keys = list(dict.fromkeys(key for run in runs for key in run.measured.metrics))
+    best = {key: max(run.measured.metrics.get(key, float("-inf")) for run in runs) for key in keys}
+    rows = [[Cell(run.name), *_cells(run.measured.metrics, keys, best)] for run in runs]
+    recorded = [run.measured.baselines for run in runs if run.measured.baselines]
+    for name, values in recorded[0].items() if recorded else ():
+        rows.append([Cell(name, "baseline"), *_cells(values, keys, {})])
     return Table("All metrics", ["run", *keys], rows)
+
+
+def _cells(values: Mapping[str, float], keys: Sequence[str], best: Mapping[str, float]) -> list[Cell]:
+    return [
+        Cell(number(values.get(key)), strong=key in best and values.get(key) == best[key]) for key in keys
+    ]

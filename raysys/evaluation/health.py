@@ -113,8 +113,7 @@ class InterestHealth:
             pairwise_cosine_mean: mean cosine over all pairs of active interests of a user; users with one
                 have none.
             routing_entropy_mean: mean over behaviours of the entropy of their couplings, over log(active): 0
-                is all
-                to one interest, 1 is even. Users with one active interest are left out.
+                is all to one interest, 1 is even. Users with one active interest are left out.
             wins: K shares, how often each interest had the best score; they sum to 1.
         """
         wins = int(self.win_counts.sum())

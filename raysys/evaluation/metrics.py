@@ -60,8 +60,7 @@ def ndcg(candidates: Candidates, truth: Truth, k: int) -> ValueArray:
     """Return the discounted gain of the first k over that of an ideal list.
 
     Gain is 1 for a relevant item, the discount at rank r is 1 / log2(r + 1), and the ideal list has
-    min(relevant, k)
-    hits at its head: dividing by the hits that were found instead would reward finding fewer.
+    min(relevant, k) hits at its head: dividing by the hits that were found would reward finding fewer.
     """
     hits, relevant = _hits(candidates, truth, k)
     discount = 1 / np.log2(np.arange(2, k + 2))

@@ -1,16 +1,19 @@
 """Figures of the report as inline SVG that takes colours and font from the page around it.
 
-Figures are drawn with colours that nobody would choose; after rendering they become CSS variables, so one drawing
-serves light and dark pages. The result holds no address, no date and no id that another figure could have.
+Figures are drawn with colours that nobody would choose; after rendering they become CSS variables, so one
+drawing serves light and dark pages. The result holds no address, no date and no id of another figure.
 """
+# pyright: reportUnknownMemberType=false
+# matplotlib declares its functions with keyword arguments of unknown types.
 
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,18 +21,23 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-ACCENT, INK, MUTED, LINE, PAPER = "#010a01", "#020b02", "#030c03", "#040d04", "#050e05"
+ACCENT, INK, MUTED, LINE = "#010a01", "#020b02", "#030c03", "#040d04"
 CSS_COLOURS = {
-    ACCENT: "var(--accent)", INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"
-}  # fmt: skip
+    ACCENT: "var(--accent)",
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+}
 _MARKERS = ("D", "s", "^", "v", "P", "X")
-_WIDTH = 4.8
-_LABEL = 22
-_STYLE = {
+_WIDTH = 4.7
+_LABEL = 20
+_LEGEND = 46
+_LEGEND_LINE = 0.22
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "raysys",
     "svg.id": None,
-    "font.size": 9.5,
+    "font.size": 10.5,
     "text.usetex": False,
     "text.color": INK,
     "axes.edgecolor": LINE,
@@ -62,18 +70,13 @@ def dot_plot(rows: Sequence[DotRow], value_name: str, figure_id: str, message: s
         message: what the figure shows, for readers who do not see it.
     """
     with _drawing():
-        figure, axes = _figure(0.75 + 0.34 * len(rows))
+        figure, axes = _figure(0.5 + 0.34 * len(rows))
         for place, row in enumerate(rows):
             if row.interval is not None:
                 axes.plot(row.interval, [place, place], color=ACCENT, linewidth=2, solid_capstyle="butt")
                 axes.plot(
                     row.interval, [place, place], color=ACCENT, marker="|", markersize=8, linestyle="none"
                 )
-        names = list(dict.fromkeys(name for row in rows for name in row.others))
-        for number, name in enumerate(names):
-            points = [(row.others[name], place) for place, row in enumerate(rows) if name in row.others]
-            axes.plot(*zip(*points, strict=True), marker=_MARKERS[number % len(_MARKERS)], markersize=5.5, linestyle="none",
-                      markerfacecolor=PAPER, markeredgecolor=INK, label=_plain(name))  # fmt: skip
         axes.plot(
             [row.value for row in rows],
             range(len(rows)),
@@ -82,15 +85,29 @@ def dot_plot(rows: Sequence[DotRow], value_name: str, figure_id: str, message: s
             markersize=7,
             label=_plain(value_name),
         )
+        names = list(dict.fromkeys(name for row in rows for name in row.others))
+        for number, name in enumerate(names):
+            points = [(row.others[name], place) for place, row in enumerate(rows) if name in row.others]
+            axes.plot(
+                *zip(*points, strict=True),
+                linestyle="none",
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=5.5,
+                markerfacecolor="none",
+                markeredgecolor=INK,
+                zorder=4,
+                label=_plain(name),
+            )
         axes.set_yticks(range(len(rows)), [_plain(row.label) for row in rows], parse_math=False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlim(left=0, right=max([*(_right(row) for row in rows), 1e-6]) * 1.06)
+        right = max([*(_right(row) for row in rows), 1e-6])
+        axes.set_xlim(-0.04 * right, 1.05 * right)
         axes.grid(axis="x", color=LINE, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.tick_params(axis="y", length=0)
         for side in ("top", "left", "right"):
             axes.spines[side].set_visible(False)
-        _legend(axes)
+        _legend(figure, axes)
         return _svg(figure, figure_id, message)
 
 
@@ -120,7 +137,7 @@ def curve_plot(
             axes: Axes = grid[place, 0]
             axes.plot(epochs, [float("nan") if value is None else value for value in values], color=ACCENT,
                       linewidth=1.8, marker="o", markersize=3.5)  # fmt: skip
-            axes.set_title(name, loc="left", fontsize=9.5, color=INK, parse_math=False)
+            axes.set_title(name, loc="left", fontsize=10.5, color=INK, parse_math=False)
             axes.grid(axis="y", color=LINE, linewidth=0.8)
             axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
             axes.tick_params(axis="y", length=0, labelcolor=MUTED)
@@ -142,7 +159,7 @@ def _mark_best(axes: Axes, epoch: int, value: float | None) -> None:
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def _drawing() -> Generator[None]:
     """Set the style of all figures; text stays text, so a letter that the measuring font lacks is no loss."""
     with warnings.catch_warnings(), mpl.rc_context(_STYLE):
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
@@ -160,13 +177,20 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _legend(axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Put the legend above the axes, in as many lines as its names need."""
     handles, labels = axes.get_legend_handles_labels()
-    order = [-1, *range(len(labels) - 1)]  # the dots are drawn last, to be on top, and named first
-    legend = axes.legend(
-        [handles[place] for place in order], [labels[place] for place in order], loc="lower left", bbox_to_anchor=(0, 1),
-        ncols=4, frameon=False, borderaxespad=0, handletextpad=0.2, columnspacing=1.4,
-    )  # fmt: skip
+    columns = max(1, min(len(labels), _LEGEND // (max(map(len, labels)) + 4)))
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * -(-len(labels) // columns))
+    legend = figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 

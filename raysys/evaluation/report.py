@@ -4,14 +4,16 @@ import logging
 import re
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, StrictUndefined
 
 from raysys.errors import ConfigError, DataError, ManifestError
 from raysys.evaluation.comparison import Comparison, compare
-from raysys.evaluation.findings import Cell, Table, Verdict, judge
-from raysys.evaluation.sections import Run, Section, User, sections
+from raysys.evaluation.findings import Cell, Measured, Table, part
+from raysys.evaluation.sections import Run, Section, sections
+from raysys.evaluation.user_panels import User
+from raysys.evaluation.verdict import Verdict, judge
 from raysys.logs import fields
 from raysys.storage import MANIFEST, Folder
 
@@ -40,14 +42,11 @@ def build_report(runs: Sequence[Folder], target: Folder) -> str:
         read_finished(run, name, f"run-{place}")
         for place, (run, name) in enumerate(zip(runs, names, strict=True), 1)
     ]
-    verdicts = [judge(run.name, run.metrics) for run in read]
-    page = {
-        "title": f"{' · '.join(names[:4])}{' …' if len(names) > 4 else ''}: retrieval report",
-        "comparisons": compare(read),
-        "parts": [(run, verdict, sections(run)) for run, verdict in zip(read, verdicts, strict=True)],
-    }
-    target.write_bytes("report.md", to_markdown(**page).encode())
-    target.write_bytes("report.html", to_html(**page).encode())
+    title = f"Retrieval report: {', '.join(names[:4])}{' and more' if len(names) > 4 else ''}"
+    parts = [(run, judge(run.name, run.measured), sections(run)) for run in read]
+    comparisons = compare(read)
+    target.write_bytes("report.md", to_markdown(title, comparisons, parts).encode())
+    target.write_bytes("report.html", to_html(title, comparisons, parts).encode())
     uri = f"{target.uri}/report.html"
     logger.info(fields(report=uri, runs=len(read)))
     return uri
@@ -66,43 +65,38 @@ def short_names(uris: Sequence[str]) -> list[str]:
 
 
 def read_finished(folder: Folder, name: str, anchor: str) -> Run:
-    """Return what a run left behind.
+    """Return what a run left behind; on an object store an evaluation is finished when it has a manifest.
 
     Raises:
         ManifestError: no finished evaluation.
-        DataError: metrics.json without metrics, or invalid JSON.
+        DataError: metrics.json without metrics, or a file that is not what it should be.
     """
     evaluation = folder / "evaluation"
-    finished = evaluation.exists("metrics.json") and (evaluation.is_local or evaluation.exists(MANIFEST))
-    if not finished:
-        raise ManifestError(
-            f"{folder.uri}: no finished evaluation here; run jobs/evaluate.py for this run first"
-        )
-    metrics = evaluation.read_json("metrics.json")
-    if not isinstance(metrics, dict) or not metrics.get("metrics") or "model" not in metrics:
-        raise DataError(
-            f"{evaluation.uri}/metrics.json: no model or no metrics in it; run jobs/evaluate.py again"
-        )
-    users, features = _optional(folder, "evaluation/users.json"), _optional(folder, f"features/{MANIFEST}")
-    toml = folder.read_bytes("checkpoint/run.toml").decode() if folder.exists("checkpoint/run.toml") else None
+    if not evaluation.exists("metrics.json") or not (evaluation.is_local or evaluation.exists(MANIFEST)):
+        raise ManifestError(f"{folder.uri}: no finished evaluation; run jobs/evaluate.py for this run first")
+    metrics = _read(folder, "evaluation/metrics.json") or {}
+    users = _read(folder, "evaluation/users.json")
+    features = _read(folder, f"features/{MANIFEST}")
+    has_toml = folder.exists("checkpoint/run.toml")
     return Run(
         name=name,
         anchor=anchor,
-        metrics=metrics,
-        users=users["users"] if users is not None else None,
-        state=_optional(folder, "checkpoint/state.json"),
-        toml=toml,
-        features=features.get("info", {}) if features is not None else None,
+        measured=Measured.from_table(metrics, f"{evaluation.uri}/metrics.json"),
+        users=None if users is None else users.get("users") or [],
+        state=_read(folder, "checkpoint/state.json"),
+        toml=folder.read_bytes("checkpoint/run.toml").decode() if has_toml else None,
+        features=None if features is None else part(features, "info"),
     )
 
 
-def _optional(folder: Folder, name: str) -> dict[str, Any] | None:
+def _read(folder: Folder, name: str) -> dict[str, Any] | None:
+    """Return the object in a JSON file, None where there is no such file."""
     if not folder.exists(name):
         return None
-    value = folder.read_json(name)
+    value: object = folder.read_json(name)
     if not isinstance(value, dict):
         raise DataError(f"{folder.uri}/{name}: found {type(value).__name__}, expected an object")
-    return value
+    return cast(dict[str, Any], value)
 
 
 def to_html(title: str, comparisons: list[Comparison], parts: list[Part]) -> str:
@@ -111,7 +105,7 @@ def to_html(title: str, comparisons: list[Comparison], parts: list[Part]) -> str
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = resources.files("raysys.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(title=title, comparisons=comparisons, parts=parts)
+    return environment.from_string(source).render(title=title, comparisons=comparisons, parts=parts).lstrip()
 
 
 def to_markdown(title: str, comparisons: list[Comparison], parts: list[Part]) -> str:
@@ -147,13 +141,13 @@ def _md_user(user: User) -> list[str]:
         for day, item, weights in heat_map.rows
     ]
     head = ["date", "behaviour", *(name for name, _ in heat_map.interests)]
-    blocks += _md_table(Table("Behaviours", head, rows, 2))
+    blocks += _md_table(Table("Behaviours", head, rows, 2), 4)
     for table in [*user.interests, *user.answers]:
-        blocks += _md_table(table)
+        blocks += _md_table(table, 4)
     return blocks
 
 
-def _md_table(table: Table) -> list[str]:
+def _md_table(table: Table, level: int = 3) -> list[str]:
     """Return the title and the rows of a table as two blocks."""
     rule = ["---" if place < table.text_columns else "--:" for place in range(len(table.head))]
     lines = [
@@ -161,7 +155,7 @@ def _md_table(table: Table) -> list[str]:
         rule,
         *([_md_cell(cell) for cell in row] for row in table.rows),
     ]
-    return [f"#### {_md(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return [f"{'#' * level} {_md(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
 
 
 def _md_cell(cell: Cell) -> str:
@@ -172,4 +166,4 @@ def _md_cell(cell: Cell) -> str:
 def _md(text: str) -> str:
     """Return text on one line with everything escaped that Markdown or HTML would read as mark-up."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)
+    return re.sub(r"([\\`*\[\]|#~]|(?<!\w)_|_(?!\w))", r"\\\1", line)  # within a word, _ is only a letter

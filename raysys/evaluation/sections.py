@@ -1,16 +1,15 @@
-"""The parts of a report: what is told of each run, and of several runs side by side, before any mark-up."""
+"""The parts of a run's own report, in words, tables and figures, before any mark-up."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from raysys.config import parse_toml
-from raysys.errors import DataError
 from raysys.evaluation import findings, plots
-from raysys.evaluation.findings import Cell, Table, number, plural
+from raysys.evaluation.findings import Cell, Measured, Table, number, part, plural
 from raysys.evaluation.health import collapse_warning
+from raysys.evaluation.user_panels import User, show_user
 
 SLICES = {
     "user_activity": "Users by number of behaviours",
@@ -21,6 +20,10 @@ STOPPED = {
     "patience": "it stopped because the validation metric no longer rose",
     "max_minutes": "it stopped because training.max_minutes was reached",
 }
+DATA = (
+    "rows", "events", "users", "items", "sessions", "samples", "queries", "data_digest", "split", "session"
+)  # fmt: skip
+"""What is told of the features, in this order."""
 
 
 @dataclass(frozen=True)
@@ -29,36 +32,16 @@ class Run:
 
     name: str
     anchor: str
-    metrics: dict[str, Any]
-    users: list[dict[str, Any]] | None
-    state: dict[str, Any] | None
-    toml: str | None
-    features: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """How much each behaviour belongs to each interest."""
-
-    interests: list[tuple[str, bool]]
-    rows: list[tuple[str, Cell, list[float] | None]]
-    scale: float
-
-
-@dataclass(frozen=True)
-class User:
-    """One user of the sample, as shown."""
-
-    title: str
-    summary: str
-    heat_map: HeatMap
-    interests: list[Table]
-    answers: list[Table]
+    measured: Measured
+    users: list[dict[str, Any]] | None = None
+    state: dict[str, Any] | None = None
+    toml: str | None = None
+    features: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a run's report: words, figures, tables, and for one of them users or a listing."""
+    """A part of a run's report; folded tables are for few readers, wide ones need the width of the page."""
 
     anchor: str
     title: str
@@ -69,92 +52,91 @@ class Section:
     folded: list[Table] = field(default_factory=list[Table])
     users: list[User] = field(default_factory=list[User])
     listing: str = ""
+    wide: bool = False
 
 
 def sections(run: Run) -> list[Section]:
     """Return the parts of a run's own report, in reading order."""
-    return [
-        _metrics(run), _curve(run), _slices(run), _users(run), _interests(run), _index(run), _data(run), _origin(run)
-    ]  # fmt: skip
+    makers = (_metrics, _curve, _slices, _users, _interests, _index, _data, _origin)
+    return [make(run) for make in makers]
 
 
 def _metrics(run: Run) -> Section:
-    metrics = run.metrics
-    intervals, baselines = metrics.get("intervals") or {}, metrics.get("baselines") or {}
-    order = sorted(baselines, key=lambda name: (name != findings.REFERENCE, name))
+    measured = run.measured
     rows = [
-        plots.DotRow(
-            key,
-            value,
-            intervals[key],
-            {name: baselines[name][key] for name in order if key in baselines[name]},
-        )
-        for key, value in metrics["metrics"].items()
-        if key in intervals
+        plots.DotRow(key, measured.metrics[key], measured.intervals[key], baseline_values(measured, key))
+        for key in measured.metrics
+        if key in measured.intervals
     ]
-    said = "; ".join(f"{row.label}: {metrics['model']} {number(row.value)}" + "".join(
-        f", {name} {number(value)}" for name, value in row.others.items()) for row in rows)  # fmt: skip
-    figures = (
-        [plots.dot_plot(rows, metrics["model"], f"{run.anchor}-dots", f"Metrics with intervals. {said}.")]
-        if rows
-        else []
+    told = [f"{row.label}: {measured.model} {number(row.value)}{_beside(row.others)}" for row in rows]
+    message = f"Metrics with intervals. {'; '.join(told)}."
+    figures = [plots.dot_plot(rows, measured.model, f"{run.anchor}-dots", message)] if rows else []
+    return Section(
+        f"{run.anchor}-metrics",
+        "Metrics and baselines",
+        f"Measured on the {measured.part} part. Whiskers and the interval column are {findings.LEVEL} "
+        "bootstrap intervals over queries; a baseline outside them differs by more than the choice of users "
+        "explains.",
+        figures=figures,
+        tables=[findings.metric_table(measured)],
+        folded=[findings.glossary_table(list(measured.metrics))],
     )
-    lead = (
-        f"Measured on the {metrics.get('part', 'test')} part. Whiskers and the interval column are {findings.LEVEL} "
-        "bootstrap intervals over queries; a baseline outside them differs by more than the choice of users explains."
-    )
-    keys = list(metrics["metrics"])
-    return Section(f"{run.anchor}-metrics", "Metrics and baselines", lead, figures=figures,
-                   tables=[findings.metric_table(metrics)], folded=[findings.glossary_table(keys)])  # fmt: skip
+
+
+def baseline_values(measured: Measured, key: str) -> dict[str, float]:
+    """Return a metric of every baseline that has it."""
+    return {name: values[key] for name, values in measured.baselines.items() if key in values}
+
+
+def _beside(others: Mapping[str, float]) -> str:
+    return "".join(f", {name} {number(value)}" for name, value in others.items())
 
 
 def _curve(run: Run) -> Section:
     anchor, title = f"{run.anchor}-curve", "Learning curve"
     if run.state is None:
-        return Section(
-            anchor, title, "This run has no checkpoint/state.json, so there is no learning curve to show."
-        )
-    curve, best = run.state.get("curve") or [], run.state.get("best_epoch", -1)
+        return Section(anchor, title, "This run has no checkpoint/state.json, so it has no learning curve.")
+    curve: list[dict[str, Any]] = run.state.get("curve") or []
     if not curve:
-        return Section(anchor, title, "No epoch was finished, so there is no learning curve to show.")
-    key = _watched(run, curve)
+        return Section(anchor, title, "No epoch was finished, so there is no learning curve.")
+    best = int(run.state.get("best_epoch", -1))
     best = best if 0 <= best < len(curve) else -1
-    panels = [(name, [entry.get(name) for entry in curve]) for name in ("train/loss", key) if name]
-    lead = f"Training ran for {plural(len(curve), 'epoch')}; {_stopped(run.state)}."
+    key = _watched(run, curve[0])
+    reason = run.state.get("stopped") or ""
+    why = STOPPED.get(reason, f"it stopped because of: {reason}")
+    lead = f"Training ran for {plural(len(curve), 'epoch')}; {why}."
     if best >= 0:
         value = f" with {key} = {number(curve[best].get(key))}" if key else ""
         lead += f" The best epoch, whose weights are used, is {curve[best]['epoch']}{value}."
-    figure = plots.curve_plot(
-        [entry["epoch"] for entry in curve], panels, best, f"{run.anchor}-curve-plot", lead
-    )
-    return Section(anchor, title, lead, figures=[figure], folded=[findings.curve_table(curve, best)])
+    panels = [
+        (name, [entry.get(name) for entry in curve]) for name in ("train/loss", key) if name in curve[0]
+    ]
+    epochs = [int(entry["epoch"]) for entry in curve]
+    figures = [plots.curve_plot(epochs, panels, best, f"{run.anchor}-epochs", lead)] if panels else []
+    return Section(anchor, title, lead, figures=figures, tables=[findings.curve_table(curve, best)])
 
 
-def _watched(run: Run, curve: Sequence[Mapping[str, Any]]) -> str:
+def _watched(run: Run, entry: Mapping[str, Any]) -> str:
     """Return the curve's key of the metric that chose the best epoch, else of the first validation metric."""
-    training = parse_toml(run.toml, f"{run.name}/checkpoint/run.toml").get("training", {}) if run.toml else {}
+    training = part(parse_toml(run.toml or "", f"{run.name}/checkpoint/run.toml"), "training")
     key = f"valid/{training.get('metric', '')}"
-    return key if key in curve[0] else next((name for name in curve[0] if name.startswith("valid/")), "")
-
-
-def _stopped(state: Mapping[str, Any]) -> str:
-    reason = state.get("stopped") or ""
-    return STOPPED.get(reason, f"it stopped because of: {reason}")
+    return key if key in entry else next((name for name in entry if name.startswith("valid/")), "")
 
 
 def _slices(run: Run) -> Section:
-    found = {
-        SLICES.get(name, name.replace("_", " ")): rows
-        for name, rows in (run.metrics.get("slices") or {}).items()
-        if rows
-    }
+    anchor, title, key = f"{run.anchor}-slices", "Slices", run.measured.headline
+    found = {SLICES.get(name, name.replace("_", " ")): rows for name, rows in run.measured.slices.items()}
     if not found:
-        return Section(f"{run.anchor}-slices", "Slices", "The run recorded no slices.")
-    key = findings.headline_key(run.metrics)
-    leads = [findings.slice_sentence(title, rows, key) for title, rows in found.items()]
-    lead = "The same metrics over parts of the queries. Bars compare the slices within a column."
-    return Section(f"{run.anchor}-slices", "Slices", lead, notes=[text for text in leads if text],
-                   tables=[findings.slice_table(title, rows) for title, rows in found.items()])  # fmt: skip
+        return Section(anchor, title, "The run recorded no slices.")
+    told = [findings.slice_sentence(name, rows, key) for name, rows in found.items()]
+    return Section(
+        anchor,
+        title,
+        "The same metrics over parts of the queries. Bars compare the slices within a column.",
+        notes=[text for text in told if text],
+        tables=[findings.slice_table(name, rows) for name, rows in found.items()],
+        wide=True,
+    )
 
 
 def _users(run: Run) -> Section:
@@ -163,110 +145,49 @@ def _users(run: Run) -> Section:
         return Section(anchor, title, "This run has no evaluation/users.json, so no users are shown.")
     if not run.users:
         return Section(anchor, title, "The run sampled no users; evaluation.sample_users says how many.")
-    lead = (
-        f"A sample of {plural(len(run.users), 'user')}. For each: what they did and which interest each behaviour went to, "
-        "what every interest would retrieve alone, what was recommended, and the targets that were held out."
-    )
-    return Section(anchor, title, lead, users=[show_user(run, user) for user in run.users])
-
-
-def show_user(run: Run, user: Mapping[str, Any]) -> User:
-    """Return one user as shown; DataError where couplings and history do not fit."""
-    history, couplings, lists = user["history"], user.get("couplings"), user.get("interests") or []
-    if couplings is not None and len(couplings) != len(history):
-        raise DataError(
-            f"{run.name}: users.json has {len(couplings)} couplings for {len(history)} behaviours of user "
-            f"{user['user_id']}; run jobs/evaluate.py again"
-        )
-    width = len(couplings[0]) if couplings else len(lists)
-    active = user.get("active") or [True] * width
-    names = [f"Interest {place + 1}" for place in range(width)]
-    weights = [weight for row in couplings or [] for weight in row]
-    shares = all(abs(sum(row) - 1) < 0.02 for row in couplings or [])
-    heat_map = HeatMap(
-        interests=list(zip(names, active, strict=False)) if couplings else [],
-        rows=[
-            (_day(row.get("at")), _item(row), couplings[place] if couplings else None)
-            for place, row in enumerate(history)
-        ],
-        scale=1.0 if shares else max([*weights, 1e-9]),
-    )
-    interests = [
-        Table(
-            name + ("" if on else " (inactive)"),
-            ["item", "score"],
-            [[_item(row), Cell(number(row["score"]))] for row in rows],
-        )
-        for name, on, rows in zip(names, active, lists, strict=False)
-    ]
-    hits = sum(bool(row.get("hit")) for row in user["recommendations"])
-    found = [row["rank"] for row in user["targets"] if row.get("rank") is not None]
-    several = f", {plural(sum(map(bool, active)), 'active interest')}" if width > 1 else ""
-    rank = f", best at rank {min(found)}" if found else ""
-    summary = f"{plural(len(history), 'behaviour')}{several}; {len(found)} of {plural(len(user['targets']), 'target')} found{rank}"
-    recommended = [
-        [Cell(str(place)), _item(row, bool(row.get("hit"))), Cell(number(row["score"])), Cell("hit" if row.get("hit") else "", strong=True)]
-        for place, row in enumerate(user["recommendations"], 1)
-    ]  # fmt: skip
-    held_out = [
-        [_item(row), Cell(number(row.get("rank")) if row.get("rank") else "not found")]
-        for row in user["targets"]
-    ]
-    answers = [
-        Table(f"Recommended, {plural(hits, 'hit')}", ["rank", "item", "score", ""], recommended, 2),
-        Table("Held out", ["target", "rank"], held_out),
-    ]
-    return User(f"User {user['user_id']}", summary, heat_map, interests, answers)
-
-
-def _item(row: Mapping[str, Any], strong: bool = False) -> Cell:
-    title, item_id = str(row.get("title") or ""), str(row["item_id"])
-    return Cell(title or item_id, item_id if title and title != item_id else "", strong=strong)
-
-
-def _day(seconds: Any) -> str:
-    return (
-        datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d") if isinstance(seconds, int | float) else ""
-    )
+    parts = ["what they did"]
+    if any(user.get("couplings") for user in run.users):
+        parts[0] += ", and how much of each behaviour went to which interest"
+    if any(user.get("interests") for user in run.users):
+        parts.append("what every interest would retrieve alone")
+    parts += ["what was recommended", "the targets that were held out, with the rank they were found at"]
+    lead = f"A sample of {plural(len(run.users), 'user')}. For each: {'; '.join(parts)}."
+    where = f"{run.name}/evaluation/users.json"
+    return Section(anchor, title, lead, users=[show_user(user, where) for user in run.users])
 
 
 def _interests(run: Run) -> Section:
-    anchor, title, health = f"{run.anchor}-interests", "Interest health", run.metrics.get("interests") or {}
-    if not any(value is not None and value != [] for value in health.values()):
-        return Section(
-            anchor, title, "This model has one vector per user, or none: there are no interests to judge."
-        )
-    warning = collapse_warning(health)
-    wins = health.get("wins") or []
-    lead = (
-        f"Warning: {warning}."
-        if warning
-        else "No sign of collapse: the interests differ, and all of them are used."
-    )
-    rows = [
-        [Cell(f"Interest {place}"), Cell(f"{share:.1%}", bar=share)] for place, share in enumerate(wins, 1)
-    ]
-    figures = {
+    anchor, title, health = f"{run.anchor}-interests", "Interest health", run.measured.interests
+    wins: list[float] = health.get("wins") or []
+    means = {
         "active interests per user": health.get("active_mean"),
         "cosine between a user's interests (1: the same direction)": health.get("pairwise_cosine_mean"),
         "entropy of the routing (1: shared evenly)": health.get("routing_entropy_mean"),
     }
-    tables = [findings.pair_table("Means over users", figures, ("figure", "mean"))]
-    if rows:
-        tables.append(Table("Share of targets that each interest wins", ["interest", "share"], rows))
-    return Section(anchor, title, lead, tables=tables)
+    if not wins and all(value is None for value in means.values()):
+        return Section(anchor, title, "The model has no interests of which the health could be judged.")
+    warning = collapse_warning(health)
+    lead = "No sign of collapse: the interests of a user differ, and all of them are of use."
+    tables = [findings.pair_table("Means over users", means, ("figure", "mean"))]
+    if wins:
+        rows = [[Cell(f"Interest {place}"), Cell(f"{won:.1%}", bar=won)] for place, won in enumerate(wins, 1)]
+        tables.append(Table("How often each interest has the best score", ["interest", "share"], rows))
+    return Section(anchor, title, f"Warning: {warning}." if warning else lead, tables=tables)
 
 
 def _index(run: Run) -> Section:
-    anchor, title, index = f"{run.anchor}-index", "Index", run.metrics.get("index") or {}
+    anchor, title, index = f"{run.anchor}-index", "Index", run.measured.index
     if not index:
-        return Section(anchor, title, "This model answers from a table, not from an index.")
-    recalls = [f"{value:.2%} of what exact search finds at {key.partition('@')[2]}" for key, value in index.items()
-               if key.startswith("recall_vs_exact") and value is not None]  # fmt: skip
+        return Section(anchor, title, "The run recorded no index; its model answers without one.")
+    recalls = [
+        f"{value:.2%} of the first {key.partition('@')[2]} that exact search finds"
+        for key, value in index.items()
+        if key.startswith("recall_vs_exact@") and value is not None
+    ]
     lead = (
         f"The index finds {', '.join(recalls)}."
         if recalls
-        else "The run recorded no recall against exact search."
+        else "No recall against exact search was recorded."
     )
     return Section(anchor, title, lead, tables=[findings.pair_table("Figures of the index", index)])
 
@@ -275,44 +196,30 @@ def _data(run: Run) -> Section:
     anchor, title, info = f"{run.anchor}-data", "Data", run.features
     if info is None:
         return Section(anchor, title, "This run has no features/manifest.json, so its data is not described.")
-    rejected, dropped, rows = info.get("rejected") or {}, info.get("dropped") or {}, info.get("rows") or 0
+    rejected, dropped, rows = part(info, "rejected"), part(info, "dropped"), int(info.get("rows") or 0)
     total = sum(rejected.values())
     share = f" ({total / rows:.2%})" if rows else ""
-    lead = (
-        f"{number(total)} of {plural(rows, 'row')} of the log{share} were rejected."
-        if total
-        else "No row was rejected."
-    )
-    kept = (
-        "rows",
-        "events",
-        "users",
-        "items",
-        "sessions",
-        "samples",
-        "queries",
-        "data_digest",
-        "split",
-        "session",
-    )
-    tables = [
-        findings.pair_table(
-            "What the run was trained and measured on", {key: info[key] for key in kept if key in info}
-        )
-    ]
+    lead = f"{number(total)} of {plural(rows, 'row')} of the log were rejected{share}."
+    kept = {key: info[key] for key in DATA if key in info}
+    tables = [findings.pair_table("What the run was trained and measured on", kept)]
     if total:
         tables.append(findings.share_table("Rejected rows", rejected, rows, "rows"))
     if sum(dropped.values()):
         tables.append(findings.share_table("Rows left out on purpose", dropped, rows, "rows"))
-    return Section(anchor, title, lead, tables=tables)
+    return Section(anchor, title, lead if total else "No row of the log was rejected.", tables=tables)
 
 
 def _origin(run: Run) -> Section:
-    metrics = run.metrics
-    parts = {"Protocol": "protocol", "Training": "training", "Lineage": "lineage"}
-    tables = [findings.pair_table(title, metrics[key]) for title, key in parts.items() if metrics.get(key)]
-    listing = re.sub(r"(?<=://)[^/\s\"']+@", "", run.toml or "")
+    measured = run.measured
+    found = {"Protocol": measured.protocol, "Training": measured.training, "Lineage": measured.lineage}
+    tables = [findings.pair_table(title, values) for title, values in found.items() if values]
     lead = "Runs may be compared where their protocols are equal. The digests name the exact inputs."
-    if not listing:
+    if run.toml is None:
         lead += " This run has no checkpoint/run.toml, so its settings are not listed."
-    return Section(f"{run.anchor}-origin", "Protocol and lineage", lead, tables=tables, listing=listing)
+    anchor, title = f"{run.anchor}-origin", "Protocol and lineage"
+    return Section(anchor, title, lead, tables=tables, listing=without_secrets(run.toml or ""))
+
+
+def without_secrets(text: str) -> str:
+    """Return text without what stands before `@` in an address: the user and password of a store."""
+    return re.sub(r"(?<=://)[^/\s\"']+@", "", text)

@@ -1,4 +1,5 @@
-"""The protocols that cover every model: two ways to learn, three ways to answer. Structural, nothing to inherit.
+"""The protocols that cover every model: two ways to learn, three ways to answer. Structural, nothing to
+inherit.
 
 Shape suffixes: B batch, T history, K interests, D vector.
 """
@@ -11,7 +12,8 @@ from torch import Tensor
 Batch = Mapping[str, Tensor]
 """Named tensors of one step. A next-item batch holds
 
-    history      (B, T) int64    item_idx, oldest first, padded with 0 on the left, so the latest item is at T - 1
+    history      (B, T) int64    item_idx, oldest first, padded with 0 on the left, so the latest item is at T
+    - 1
     target       (B,) int64      item_idx to predict (training only)
     profile_*    (B,) int64, (B, L) int64 or (B,) float32   one per user feature
     negatives    (N,) int64      item_idx shared by the whole global batch (training with a sampled loss only)
@@ -24,20 +26,23 @@ class GradientModel(Protocol):
     """An `nn.Module` built as `Model(config, catalog, seed=...)`, learning by gradient descent."""
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Return {"loss": scalar, ...}; further scalars are logged. This is the training loss and nothing else."""
+        """Return {"loss": scalar, ...}; further scalars are logged. This is the training loss and nothing
+        else."""
         ...
 
 
 @runtime_checkable
 class VectorModel(Protocol):
-    """A model that answers with vectors; the score of an item is the maximum inner product over the interests."""
+    """A model that answers with vectors; the score of an item is the maximum inner product over the
+    interests."""
 
     def encode_items(self, item_idx: Tensor) -> Tensor:
         """(B,) int64 -> (B, D) float32, exactly what the index holds."""
         ...
 
     def encode_users(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return vectors (B, K, D) float32 and active (B, K) bool; inactive vectors are zero and never searched."""
+        """Return vectors (B, K, D) float32 and active (B, K) bool; inactive vectors are zero and never
+        searched."""
         ...
 
 

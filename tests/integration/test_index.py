@@ -1,0 +1,135 @@
+"""The sharded index answers as one flat index does, survives a killed shard, and never gives a shorter
+answer."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from raysys.distributed.index import build, open_index
+from raysys.errors import ConfigError, ManifestError, RetrievalError
+from raysys.manifest import Manifest
+from raysys.retrieval.index import ExactIndex
+from raysys.run import load_run
+from raysys.storage import Folder
+from tests.reference.logs import planted_log, run_file
+
+NUM_ITEMS, DIM = 997, 8
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    """Small whole numbers, so that many scores tie."""
+    return np.random.default_rng(5).integers(-2, 3, (NUM_ITEMS, DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return np.random.default_rng(6).integers(-2, 3, (70, DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def flat(vectors):
+    index = ExactIndex("inner_product", DIM)
+    index.add(np.arange(2, NUM_ITEMS + 2), vectors)
+    return index
+
+
+@pytest.fixture
+def out(tmp_path, vectors, ray_cluster):
+    """A run's folder with exported vectors."""
+    folder = Folder(tmp_path)
+    table = pa.table(
+        {
+            "item_id": [str(i) for i in range(NUM_ITEMS)],
+            "item_idx": pa.array(np.arange(2, NUM_ITEMS + 2), pa.int32()),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM),
+        }
+    )
+    with (folder / "vectors").open_output("items.parquet") as file:
+        pq.write_table(table, file, row_group_size=200)
+    info = {"items": NUM_ITEMS, "dim": DIM, "metric": "inner_product", "vocabularies": {"item": "x"}}
+    Manifest(kind="vectors", config_digest="", parents={}, info=info).write(folder / "vectors")
+    return folder
+
+
+def run_with(tmp_path, *overrides):
+    planted_log(tmp_path, users=3)
+    return load_run(str(run_file(tmp_path)), overrides)
+
+
+@pytest.mark.parametrize(("kind", "shards", "replicas"), [("exact", 3, 1), ("flat", 2, 2), ("exact", 1, 1)])
+def test_sharded_equals_flat_with_ties(out, tmp_path, flat, queries, kind, shards, replicas):
+    run = run_with(tmp_path, f"index.kind={kind}", f"index.shards={shards}", f"index.replicas={replicas}")
+    index, manifest = open_index(build(run, out), replicas)
+    try:
+        assert len(manifest.info["shards"]) == shards
+        assert index.num_items == NUM_ITEMS
+        for k in (1, 10, 400, NUM_ITEMS):
+            expected, found = flat.search(queries, k), index.search(queries, k)
+            assert np.array_equal(found.item_idx, expected.item_idx)
+            assert np.array_equal(found.score, expected.score)
+    finally:
+        index.close()
+
+
+def test_a_killed_shard_comes_back_with_the_same_answer(out, tmp_path, flat, queries):
+    run = run_with(tmp_path, "index.shards=2")
+    index, _ = open_index(build(run, out), 1)
+    try:
+        pid = ray.get(index.replicas[1][0].pid.remote())
+        os.kill(pid, signal.SIGKILL)
+        found = index.search(queries, 20)
+        assert np.array_equal(found.item_idx, flat.search(queries, 20).item_idx)
+        assert ray.get(index.replicas[1][0].pid.remote()) != pid
+    finally:
+        index.close()
+
+
+def test_a_shard_that_stays_away_is_an_error(out, tmp_path, queries):
+    run = run_with(tmp_path, "index.shards=2")
+    index, _ = open_index(build(run, out), 1)
+    try:
+        ray.kill(index.replicas[0][0], no_restart=True)
+        time.sleep(0.5)
+        with pytest.raises(RetrievalError, match="shard 0 of 2 gives no answer"):
+            index.search(queries, 5)
+    finally:
+        index.close()
+
+
+def test_another_replica_answers_for_a_lost_one(out, tmp_path, flat, queries):
+    run = run_with(tmp_path, "index.shards=2", "index.replicas=2")
+    index, _ = open_index(build(run, out), 2)
+    try:
+        ray.kill(index.replicas[0][0], no_restart=True)
+        time.sleep(0.5)
+        for _ in range(4):
+            assert np.array_equal(index.search(queries, 5).item_idx, flat.search(queries, 5).item_idx)
+    finally:
+        index.close()
+
+
+def test_the_quantiser_is_trained_once_and_shared(out, tmp_path, queries):
+    run = run_with(tmp_path, "index.kind=IVF4,Flat", "index.search_parameters=nprobe=4", "index.shards=2")
+    index, _ = open_index(build(run, out), 1)
+    try:
+        found = index.search(queries, 10)
+        assert (found.item_idx >= 2).all()
+    finally:
+        index.close()
+
+
+def test_more_shards_than_items_is_a_config_error(out, tmp_path):
+    with pytest.raises(ConfigError, match=r"index\.shards: found 1000"):
+        build(run_with(tmp_path, "index.shards=1000"), out)
+
+
+def test_no_vectors_says_what_to_run(tmp_path, ray_cluster):
+    with pytest.raises(ManifestError, match=r"run jobs/export\.py first"):
+        build(run_with(tmp_path), Folder(tmp_path / "nothing"))

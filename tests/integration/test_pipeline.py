@@ -1,0 +1,154 @@
+"""The whole line as a user runs it: jobs called with flags, files as the contract says, metrics anyone can
+recompute."""
+
+import itertools
+import math
+from collections import defaultdict
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import pipeline, report
+from raysys.storage import Folder
+from tests.reference.logs import planted_log, run_file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, ray_cluster):
+    """A finished run on two workers and two shards."""
+    folder = planted_log(tmp_path_factory.mktemp("line"))
+    path = run_file(folder, cluster="workers = 2\nobject_store_mb = 150")
+    assert pipeline.main(["--run", str(path), "--out", str(folder / "out")]) == 0
+    return folder, path
+
+
+def held_out(folder):
+    """Return per user the last item and the set of items before it, straight from the log."""
+    events = defaultdict(list)
+    for row in pq.read_table(folder / "events.parquet").to_pylist():
+        events[row["user_id"]].append((row["timestamp"], row["item_id"]))
+    ordered = {user: [item for _, item in sorted(rows)] for user, rows in events.items()}
+    return {user: (items[-1], set(items[:-1])) for user, items in ordered.items()}
+
+
+def test_every_metric_is_recomputed_from_the_recommendations_and_the_log(finished):
+    folder, _ = finished
+    results = Folder(folder / "out" / "evaluation").read_json("metrics.json")
+    lists = defaultdict(list)
+    for row in pq.read_table(folder / "out" / "evaluation" / "recommendations.parquet").to_pylist():
+        lists[row["user_id"]].append((row["rank"], row["item_id"], row["score"]))
+    truth = held_out(folder)
+    assert lists.keys() == truth.keys()
+    sums = defaultdict(float)
+    shown = defaultdict(set)
+    for user, (target, seen) in truth.items():
+        ranked = sorted(lists[user])
+        assert [rank for rank, _, _ in ranked] == list(range(1, 11))
+        assert all(a[2] >= b[2] for a, b in itertools.pairwise(ranked))
+        items = [item for _, item, _ in ranked]
+        assert len(set(items)) == len(items)
+        assert not seen & set(items)
+        place = items.index(target) + 1 if target in items else None
+        for k in (5, 10):
+            hit = place is not None and place <= k
+            sums[f"hit_rate@{k}"] += hit
+            sums[f"recall@{k}"] += hit
+            sums[f"ndcg@{k}"] += 1 / math.log2(place + 1) if hit else 0.0
+            shown[k] |= set(items[:k])
+        sums["mrr"] += 1 / place if place else 0.0
+    for key, total in sums.items():
+        assert results["metrics"][key] == pytest.approx(total / len(truth), abs=1e-9)
+    candidates = results["protocol"]["candidates"]
+    for k, items in shown.items():
+        assert results["metrics"][f"coverage@{k}"] == pytest.approx(len(items) / candidates, abs=1e-9)
+    assert results["protocol"]["queries"] == len(truth)
+
+
+def test_the_planted_taste_is_found(finished):
+    folder, _ = finished
+    results = Folder(folder / "out" / "evaluation").read_json("metrics.json")
+    assert results["metrics"]["hit_rate@10"] > 1.3 * results["baselines"]["popular"]["hit_rate@10"]
+    chance = 10 / (results["protocol"]["candidates"] - 11)
+    assert results["baselines"]["random"]["hit_rate@10"] == pytest.approx(chance, abs=0.1)
+
+
+def test_outputs_and_keys_are_those_of_the_contract(finished):
+    folder, _ = finished
+    out = Folder(folder / "out")
+    for name in (
+        "features",
+        "checkpoint",
+        "logs",
+        "vectors",
+        "index",
+        "evaluation",
+        "report.html",
+        "report.md",
+    ):
+        assert out.exists(name), name
+    assert not [name for name in out.names() if name.startswith(".")]
+    results = out.read_json("evaluation/metrics.json")
+    top = "model part protocol metrics intervals baselines interests index slices training lineage"
+    assert set(top.split()) <= results.keys()
+    assert {
+        "split",
+        "filter_seen",
+        "candidates",
+        "queries",
+        "history_length",
+        "tie_break",
+        "data_digest",
+    } <= results["protocol"].keys()
+    assert {"random", "popular"} <= results["baselines"].keys()
+    assert {"active_mean", "pairwise_cosine_mean", "routing_entropy_mean", "wins"} <= results[
+        "interests"
+    ].keys()
+    assert {"kind", "shards", "metric", "recall_vs_exact@10", "queries_per_s"} <= results["index"].keys()
+    assert {"user_activity", "item_popularity"} <= results["slices"].keys()
+    assert {"samples", "samples_per_s", "epochs", "seed", "workers"} <= results["training"].keys()
+    assert {"run_digest", "features_digest", "code_version"} <= results["lineage"].keys()
+    vectors = pq.read_schema(folder / "out" / "vectors" / "items.parquet")
+    assert vectors.names == ["item_id", "item_idx", "vector"]
+    lists = pq.read_schema(folder / "out" / "evaluation" / "recommendations.parquet")
+    assert lists.names == ["user_id", "rank", "item_id", "score"]
+
+
+def test_a_second_call_does_nothing_again(finished, capsys):
+    folder, path = finished
+    stages = ("features", "checkpoint", "vectors", "index", "evaluation")
+    before = {name: (folder / "out" / name / "manifest.json").stat().st_mtime_ns for name in stages}
+    assert pipeline.main(["--run", str(path), "--out", str(folder / "out")]) == 0
+    after = {name: (folder / "out" / name / "manifest.json").stat().st_mtime_ns for name in stages}
+    assert after == before
+    shown = capsys.readouterr().out
+    for stage in stages:
+        assert f"{stage}=unchanged" in shown
+
+
+def test_a_change_runs_again_what_depends_on_it_only(finished):
+    folder, path = finished
+    out = folder / "out"
+    before = {
+        name: (out / name / "manifest.json").stat().st_mtime_ns
+        for name in ("features", "checkpoint", "vectors")
+    }
+    index = (out / "index" / "manifest.json").stat().st_mtime_ns
+    assert pipeline.main(["--run", str(path), "--out", str(out), "--set", "index.shards=3"]) == 0
+    assert {n: (out / n / "manifest.json").stat().st_mtime_ns for n in before} == before
+    assert (out / "index" / "manifest.json").stat().st_mtime_ns > index
+
+
+def test_the_report_job_prints_the_table_and_its_path(finished, tmp_path, capsys):
+    folder, _ = finished
+    assert report.main([str(folder / "out"), "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "hit_rate@10" in shown
+    assert f"report: {tmp_path}/report.html" in shown
+
+
+def test_a_report_of_nothing_is_one_clear_line(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "jobs/evaluate.py" in error

@@ -1,0 +1,225 @@
+"""Training is a function of the run: of no number of workers, no interruption and no source of batches."""
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from raysys.distributed.checkpoints import ResumeFolder, from_bytes, load_trained
+from raysys.distributed.datasets import prepare
+from raysys.distributed.trainer import Job, Rank, train, train_loop
+from raysys.errors import ManifestError, TrainingError
+from raysys.manifest import Manifest, find_manifest, read_manifest
+from raysys.run import load_run
+from raysys.storage import Folder
+from tests.reference.logs import planted_log, run_file
+
+TOLERANCE = 2e-5
+"""Sums over another number of ranks are rounded in another order; weights are of size 0.1 to 1."""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, ray_cluster):
+    """A planted log with its features, and its run file."""
+    folder = planted_log(tmp_path_factory.mktemp("planted"))
+    path = run_file(folder)
+    prepare(load_run(str(path)), Folder(folder))
+    return folder, path
+
+
+def job_of(prepared, tmp_path, *overrides):
+    folder, path = prepared
+    run = load_run(str(path), overrides)
+    out = Folder(tmp_path)
+    features = tmp_path / "features"
+    tmp_path.mkdir(exist_ok=True)
+    if not features.exists():
+        features.symlink_to(folder / "features")
+    return Job(run, out / "features", read_manifest(out / "features", "features", "prepare"), out)
+
+
+def weights_of(folder):
+    return from_bytes((Folder(folder) / "checkpoint").read_bytes("weights.pt"))
+
+
+def largest_difference(a, b):
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def trained(prepared, tmp_path, *overrides):
+    job = job_of(prepared, tmp_path, *overrides)
+    train(job.run, job.out)
+    return weights_of(tmp_path), (Folder(tmp_path) / "checkpoint").read_json("state.json")
+
+
+@pytest.fixture(scope="module")
+def in_process(prepared, tmp_path_factory):
+    """The uninterrupted run in this process: what every other way of running is compared with."""
+    return trained(prepared, tmp_path_factory.mktemp("in_process"))
+
+
+def test_the_loss_falls_and_the_curve_is_kept(in_process):
+    _, state = in_process
+    losses = [entry["train/loss"] for entry in state["curve"]]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] - 0.3  # from chance, ln 60, towards what is possible, about ln 25
+    assert all(0 <= entry["valid/ndcg@10"] <= 1 for entry in state["curve"])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_on_ray_give_the_weights_of_one_process(prepared, in_process, tmp_path, workers):
+    weights, state = trained(prepared, tmp_path, f"cluster.workers={workers}")
+    assert largest_difference(weights, in_process[0]) < TOLERANCE
+    for ours, theirs in zip(state["curve"], in_process[1]["curve"], strict=True):
+        assert ours["samples"] == theirs["samples"]
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+        assert ours["valid/ndcg@10"] == pytest.approx(theirs["valid/ndcg@10"], abs=1e-3)
+
+
+def test_batches_cut_by_ray_data_are_those_of_the_files(prepared, in_process, tmp_path):
+    weights, _ = trained(prepared, tmp_path, "cluster.workers=1", "training.source=ray_data")
+    assert largest_difference(weights, in_process[0]) < TOLERANCE
+
+
+def test_full_softmax_on_two_workers_is_that_of_one_process(prepared, tmp_path):
+    options = ("training.loss=full_softmax", "training.epochs=1")
+    one, _ = trained(prepared, tmp_path / "one", *options)
+    two, _ = trained(prepared, tmp_path / "two", *options, "cluster.workers=2")
+    assert largest_difference(one, two) < TOLERANCE
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(prepared, in_process, tmp_path, stop_after):
+    job = job_of(prepared, tmp_path)
+    asked = []
+
+    def stopping():
+        asked.append(1)
+        return len(asked) == stop_after
+
+    ResumeFolder(job.out).open({"training": job.run.training_digest, "features": job.manifest.digest})
+    train_loop(job, Rank(0, 1, "cpu", lambda line: None, stopping, lambda metrics, path: None))
+    stopped_at = ResumeFolder(job.out).load()
+    assert 0 < stopped_at.global_step < 48
+    assert find_manifest(job.out / "checkpoint", "checkpoint") is None
+    train(job.run, job.out)
+    assert largest_difference(weights_of(tmp_path), in_process[0]) == 0.0
+    assert (Folder(tmp_path) / "checkpoint").read_json("state.json")["samples"] == in_process[1]["samples"]
+
+
+def test_dropout_resumes_to_the_bit(prepared, tmp_path):
+    whole, _ = trained(prepared, tmp_path / "whole", "model.dropout=0.3", "training.epochs=1")
+    job = job_of(prepared, tmp_path / "cut", "model.dropout=0.3", "training.epochs=1")
+    ResumeFolder(job.out).open({"training": job.run.training_digest, "features": job.manifest.digest})
+    train_loop(job, Rank(0, 1, "cpu", lambda line: None, lambda: True, lambda metrics, path: None))
+    train(job.run, job.out)
+    assert largest_difference(weights_of(tmp_path / "cut"), whole) == 0.0
+
+
+def test_a_killed_worker_costs_no_more_than_the_steps_since_the_checkpoint(prepared, in_process, tmp_path):
+    job = job_of(prepared, tmp_path, "cluster.workers=2", "training.epochs=3")
+    killed = []
+
+    def kill_one():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            steps = ResumeFolder(job.out)._steps()
+            if steps and steps[-1] >= 4:
+                for process in worker_pids():
+                    os.kill(process, signal.SIGKILL)
+                    killed.append(process)
+                    return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    train(job.run, job.out)
+    thread.join()
+    assert killed, "no worker was there to be killed"
+    assert largest_difference(weights_of(tmp_path), in_process[0]) < TOLERANCE
+
+
+def worker_pids():
+    """Return the processes of Ray Train workers, found as the operating system lists them."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    if b"RayTrainWorker" in file.read():
+                        found.append(int(name))
+            except OSError:
+                continue  # it ended meanwhile
+    return found
+
+
+def test_a_second_call_trains_nothing_and_another_config_trains_anew(prepared, tmp_path):
+    job = job_of(prepared, tmp_path, "training.epochs=1")
+    train(job.run, job.out)
+    first = read_manifest(job.out / "checkpoint", "checkpoint", "train").digest
+    train(job.run, job.out)
+    assert read_manifest(job.out / "checkpoint", "checkpoint", "train").digest == first
+    other = job_of(prepared, tmp_path, "training.epochs=1", "training.seed=9")
+    train(other.run, other.out)
+    assert read_manifest(job.out / "checkpoint", "checkpoint", "train").digest != first
+
+
+def test_early_stopping_keeps_the_best_epoch(prepared, tmp_path):
+    _, state = trained(
+        prepared, tmp_path, "training.epochs=30", "training.patience=2", "training.learning_rate=0.05"
+    )
+    values = [entry["valid/ndcg@10"] for entry in state["curve"]]
+    assert state["stopped"] == "patience"
+    assert len(values) == state["best_epoch"] + 1 + 2
+    assert values[state["best_epoch"]] == max(values)
+
+
+def test_max_minutes_ends_the_run_with_a_checkpoint(prepared, tmp_path):
+    _, state = trained(
+        prepared, tmp_path, "training.epochs=1000", "training.max_minutes=0.01", "training.patience=0"
+    )
+    assert state["stopped"] == "max_minutes"
+    assert len(state["curve"]) < 1000
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_rank(prepared, tmp_path, workers):
+    job = job_of(prepared, tmp_path, "training.learning_rate=1e30", f"cluster.workers={workers}")
+    with pytest.raises(TrainingError, match=r"step \d+, rank \d: the loss is"):
+        train(job.run, job.out)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(prepared, tmp_path):
+    job = job_of(prepared, tmp_path, "training.epochs=1")
+    train(job.run, job.out)
+    other = Folder(tmp_path / "other")
+    info = {**job.manifest.info, "vocabularies": {"item": "0123456789abcdef"}}
+    Manifest(kind="features", config_digest="", parents={}, info=info).write(other)
+    with pytest.raises(ManifestError, match="item vocabulary"):
+        load_trained(job.out / "checkpoint", other)
+
+
+def test_a_model_loads_as_it_was_trained(prepared, tmp_path):
+    job = job_of(prepared, tmp_path, "training.epochs=1")
+    train(job.run, job.out)
+    loaded = load_trained(job.out / "checkpoint", job.out / "features")
+    assert dataclasses.asdict(loaded.run.model) == dataclasses.asdict(job.run.model)
+    batch = {"history": torch.tensor([[0, 0, 2, 5, 9]])}
+    first, second = (loaded.model.encode_users(batch)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_tensorboard_has_the_curve(prepared, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, state = trained(prepared, tmp_path, "training.epochs=2")
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    shown = [point.value for point in events.Scalars("valid/ndcg@10")]
+    assert shown == pytest.approx([entry["valid/ndcg@10"] for entry in state["curve"]], abs=1e-6)

@@ -1,0 +1,139 @@
+"""The data stage in one process: the package's own stages, called in a loop instead of as Ray tasks."""
+
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+
+from raysys.data.files import pieces_of
+from raysys.data.samples import load_sequences, queries_of, training_samples
+from raysys.data.stages import read_events, write_partition
+from raysys.data.vocabulary import Vocabulary
+from raysys.distributed import datasets
+from raysys.run import read_run
+from raysys.storage import Folder
+
+COLUMNS = {"user": "user", "item": "item", "time": "time"}
+
+
+def run_of(events, columns=None, *, data=None, session=None, split=None, **sections):
+    """Return a run on a log; the model is of no matter here."""
+    tables = {
+        "data": {"events": events, "columns": {**COLUMNS, **(columns or {})}, **(data or {})},
+        "session": session or {},
+        "split": split or {},
+        "model": {"name": "mind"},
+        **sections,
+    }
+    return read_run(tables)
+
+
+def in_a_loop(function, items, *shared, **_):
+    """`run_tasks` without Ray."""
+    return [function(item, *shared) for item in items]
+
+
+def shuffle_here(data, sources, staged):
+    """`shuffle_events` without Ray."""
+    pieces = [piece for source in sources for piece in pieces_of(source)]
+    num_partitions = data.partitions or datasets.MIN_PARTITIONS
+    blocks = [
+        block
+        for number in range(len(pieces))
+        for block in read_events(pa.table({"item": [number]}), pieces, data, staged, num_partitions)
+    ]
+    table = pa.concat_tables(blocks)
+    numbers = np.asarray(table.column("partition").to_numpy())
+    rows = []
+    for number in range(num_partitions):
+        block = table.filter(pa.array(numbers == number))
+        files = [source.uri for source in sources]
+        rows += write_partition(block, staged, files, data.keep_duplicates).to_pylist()
+    stats = [staged.read_json(f"stats/{name}") for name in staged.names("stats")]
+    (staged / "stats").delete()
+    rejected, dropped = {}, {}
+    for total, name in ((rejected, "rejected"), (dropped, "dropped")):
+        for entry in stats:
+            for reason, count in entry[name].items():
+                total[reason] = total.get(reason, 0) + count
+    twice = sum(row["duplicates"] for row in rows)
+    if twice:
+        rejected["duplicate"] = twice
+    parts = [f"part-{row['partition']:05d}.parquet" for row in rows]
+    shuffled = datasets.Shuffled(parts, sum(entry["rows"] for entry in stats), rejected, dropped)
+    datasets._check_rejected(data, shuffled, staged)
+    return shuffled
+
+
+def prepare_here(run, out):
+    """`prepare` without Ray; returns the features folder and its manifest's info."""
+    with (
+        mock.patch.object(datasets, "shuffle_events", shuffle_here),
+        mock.patch.object(datasets, "run_tasks", in_a_loop),
+    ):
+        features = datasets.prepare(run, Folder(out))
+    return features, features.read_json("manifest.json")["info"]
+
+
+class Outcome:
+    """What a features folder says, in plain values that do not depend on partitions."""
+
+    def __init__(self, features, info):
+        self.info = info
+        self.items = Vocabulary.load(features / "vocabularies", "item")
+        self.users = Vocabulary.load(features / "vocabularies", "user")
+        names = [f"sequences/{name}" for name in sorted(info["part_events"])]
+        columns = ("item_idx", "at", "session", "cut", "long_start", "role")
+        self.sequences = load_sequences(features, names, columns)
+        self.ids = ["<padding>", "<unknown>", *self.items.ids.to_pylist()]
+
+    def lines(self):
+        """user -> list of (item, at, session, cut, long_start, role)."""
+        result = {}
+        bounds, events = self.sequences.offsets, self.sequences.events
+        for row, user in enumerate(self.sequences.user_id.to_pylist()):
+            own = slice(bounds[row], bounds[row + 1])
+            columns = [events[name][own].tolist() for name in list(events)[1:]]
+            items = [self.ids[idx] for idx in events["item_idx"][own]]
+            result[user] = list(zip(items, *columns, strict=True))
+        return result
+
+    def samples(self):
+        """Sorted (user, history, target) of every training sample."""
+        samples = training_samples(self.sequences)
+        users = self.sequences.user_id.to_pylist()
+        histories = self._histories(samples.history)
+        triples = zip(samples.history.user, histories, samples.target, strict=True)
+        return sorted((users[user], history, self.ids[item]) for user, history, item in triples)
+
+    def queries(self, part):
+        """user -> (history, truth, seen)."""
+        queries = queries_of(self.sequences, part)
+        histories = self._histories(queries.history)
+        result = {}
+        for row, user in enumerate(queries.user_id.to_pylist()):
+            truth = queries.truth_items[queries.truth_offsets[row] : queries.truth_offsets[row + 1]]
+            seen = queries.seen_items[queries.seen_offsets[row] : queries.seen_offsets[row + 1]]
+            result[user] = (
+                histories[row],
+                {self.ids[item] for item in truth},
+                {self.ids[item] for item in seen},
+            )
+        return result
+
+    def _histories(self, history):
+        window = history.window(np.arange(len(history)), 10**6)
+        return [[self.ids[item] for item in row if item] for row in window.tolist()]
+
+    def content(self):
+        """Everything that must not depend on files, row order, partitions or blocks."""
+        return {
+            "lines": self.lines(),
+            "items": (self.items.ids.to_pylist(), self.items.counts.tolist(), self.items.digest),
+            "users": (self.users.ids.to_pylist(), self.users.counts.tolist(), self.users.digest),
+            "digest": self.info["data_digest"],
+            "samples": self.samples(),
+            "valid": self.queries("valid"),
+            "test": self.queries("test"),
+            "counts": {name: self.info[name] for name in ("events", "sessions", "train_events", "queries")},
+        }
