@@ -21,11 +21,11 @@ from raysys.errors import ConfigError
 T = TypeVar("T")
 
 
-def parse_toml(text: str, where: str) -> dict[str, Any]:
+def parse_toml(text: str | bytes, where: str) -> dict[str, Any]:
     """Return the tables of a TOML document; `where` names it in the error."""
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text if isinstance(text, str) else text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: not valid TOML: {error}") from None
 
 

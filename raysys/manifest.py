@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raysys import __version__
-from raysys.errors import ManifestError
+from raysys.errors import DataError, ManifestError
 from raysys.storage import MANIFEST, Folder
 
 FORMAT_VERSION = 1
@@ -50,11 +50,14 @@ class Manifest:
 
 
 def find_manifest(folder: Folder, kind: str) -> Manifest | None:
-    """Return the manifest of a finished folder of this kind and format version, or None where there is
-    none."""
+    """Return the manifest of a finished folder of this kind and format version, or None.
+
+    Raises:
+        ManifestError: a manifest that cannot be read.
+    """
     if not folder.exists(MANIFEST):
         return None
-    table = folder.read_json(MANIFEST)
+    table = _read_table(folder)
     if (
         not isinstance(table, dict)
         or table.get("kind") != kind
@@ -72,13 +75,12 @@ def read_manifest(folder: Folder, kind: str, made_by: str) -> Manifest:
         kind: the kind that it must have.
         made_by: the job that makes it, named in the message.
     Raises:
-        ManifestError: missing or unfinished folder, another kind, another format version, a file missing or
-        of
-            another size than recorded.
+        ManifestError: missing or unfinished folder, another kind, another format version, a file
+            missing or of another size than recorded.
     """
     if not folder.exists(MANIFEST):
         raise ManifestError(f"{folder.uri}: no finished {kind} here; run jobs/{made_by}.py first")
-    table = folder.read_json(MANIFEST)
+    table = _read_table(folder)
     if not isinstance(table, dict) or table.get("kind") != kind:
         found = table.get("kind") if isinstance(table, dict) else type(table).__name__
         raise ManifestError(f"{folder.uri}/{MANIFEST}: found kind {found}, expected {kind}; check the path")
@@ -96,6 +98,13 @@ def read_manifest(folder: Folder, kind: str, made_by: str) -> Manifest:
                 f"delete {folder.uri} and run jobs/{made_by}.py again"
             )
     return manifest
+
+
+def _read_table(folder: Folder) -> Any:
+    try:
+        return folder.read_json(MANIFEST)
+    except DataError as error:
+        raise ManifestError(f"{error}; delete {folder.uri} and make it again") from None
 
 
 def _manifest_of(table: dict[str, Any], folder: Folder) -> Manifest:

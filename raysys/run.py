@@ -147,7 +147,7 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"--run {path}: no such file; run files are in jobs/runs/")
-    tables = config.parse_toml(file.read_text(encoding="utf-8"), path)
+    tables = config.parse_toml(file.read_bytes(), path)
     base = file.resolve().parent
     _anchor(tables, base)
     tables = config.apply_overrides(tables, overrides)

@@ -111,6 +111,9 @@ def _history(sequences: Sequences, part: str, targets: np.ndarray) -> History:
     user = np.searchsorted(sequences.offsets, targets, side="right") - 1
     base = sequences.offsets[user]
     events = {name: values[visible] for name, values in sequences.events.items()}
+    if "long_start" in events:  # a position within the user's stored events becomes one among the visible
+        owner = np.repeat(sequences.offsets[:-1], np.diff(sequences.offsets))[visible]
+        events["long_start"] = count[owner + events["long_start"]]
     return History(events, count[base], count[base + sequences.events["cut"][targets]], user)
 
 

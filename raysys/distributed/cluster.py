@@ -161,8 +161,10 @@ class Relay:
 
     def _drain(self) -> None:
         try:
-            for line in ray.get(self.actor.take.remote(), timeout=10):
+            for line in ray.get(self.actor.take.remote(), timeout=30):
                 self.show(line)
+        except ray.exceptions.GetTimeoutError:
+            return  # a busy machine; the lines are still there next time
         except ray.exceptions.RayError:
             self.stopped.set()  # the cluster is gone; the driver's own error tells why
 

@@ -174,7 +174,10 @@ def _train_on_ray(job: Job) -> None:
                 name=uuid.uuid4().hex,
                 storage_path=storage.path,
                 storage_filesystem=None if local else storage.filesystem,
-                failure_config=FailureConfig(max_failures=job.run.training.max_retries),
+                failure_config=FailureConfig(
+                    max_failures=job.run.training.max_retries,
+                    controller_failure_limit=job.run.training.max_retries,
+                ),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )

@@ -107,7 +107,7 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         size = abs(value)
         return f"{value:.4f}" if size < 100 else f"{value:,.1f}" if size < 10000 else f"{value:,.0f}"
-    return str(value)
+    return str(value) or "–"
 
 
 def plural(count: int, noun: str, nouns: str = "") -> str:

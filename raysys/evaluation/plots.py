@@ -146,7 +146,7 @@ def curve_plot(
             if best >= 0:
                 _mark_best(axes, epochs[best], values[best])
         last: Axes = grid[-1, 0]
-        last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         last.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         last.set_xlabel("epoch")
         return _svg(figure, figure_id, message)

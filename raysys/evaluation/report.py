@@ -109,7 +109,7 @@ def to_html(title: str, comparisons: list[Comparison], parts: list[Part]) -> str
 
 
 def to_markdown(title: str, comparisons: list[Comparison], parts: list[Part]) -> str:
-    """Return the same words and tables without figures; text from the data cannot become mark-up."""
+    """Return the same words and tables, without figures and heat maps; text from the data is no mark-up."""
     blocks = [f"# {_md(title)}"]
     for run, verdict, _ in parts:
         blocks += [
@@ -134,14 +134,8 @@ def to_markdown(title: str, comparisons: list[Comparison], parts: list[Part]) ->
 
 
 def _md_user(user: User) -> list[str]:
+    """Return a user without the behaviours, whose heat map only the page can show."""
     blocks = [f"### {_md(user.title)}", f"{_md(user.summary)}."]
-    heat_map = user.heat_map
-    rows = [
-        [Cell(day), item, *(Cell(f"{weight:.2f}") for weight in weights or ())]
-        for day, item, weights in heat_map.rows
-    ]
-    head = ["date", "behaviour", *(name for name, _ in heat_map.interests)]
-    blocks += _md_table(Table("Behaviours", head, rows, 2), 4)
     for table in [*user.interests, *user.answers]:
         blocks += _md_table(table, 4)
     return blocks

@@ -146,9 +146,10 @@ def _users(run: Run) -> Section:
     if not run.users:
         return Section(anchor, title, "The run sampled no users; evaluation.sample_users says how many.")
     parts = ["what they did"]
-    if any(user.get("couplings") for user in run.users):
+    several = [user for user in run.users if len(user.get("interests") or []) > 1]
+    if any(user.get("couplings") for user in several):
         parts[0] += ", and how much of each behaviour went to which interest"
-    if any(user.get("interests") for user in run.users):
+    if several:
         parts.append("what every interest would retrieve alone")
     parts += ["what was recommended", "the targets that were held out, with the rank they were found at"]
     lead = f"A sample of {plural(len(run.users), 'user')}. For each: {'; '.join(parts)}."
@@ -217,9 +218,10 @@ def _origin(run: Run) -> Section:
     if run.toml is None:
         lead += " This run has no checkpoint/run.toml, so its settings are not listed."
     anchor, title = f"{run.anchor}-origin", "Protocol and lineage"
-    return Section(anchor, title, lead, tables=tables, listing=without_secrets(run.toml or ""))
+    return Section(anchor, title, lead, tables=tables, listing=shareable(run.toml or ""))
 
 
-def without_secrets(text: str) -> str:
-    """Return text without what stands before `@` in an address: the user and password of a store."""
-    return re.sub(r"(?<=://)[^/\s\"']+@", "", text)
+def shareable(text: str) -> str:
+    """Return a run file without what is its owner's alone: passwords in addresses, folders of their machine."""
+    text = re.sub(r"(?<=://)[^/\s\"']+@", "", text)
+    return re.sub(r'"/(?:[^"\n]*/)?([^"/\n]+)"', r'"…/\1"', text)

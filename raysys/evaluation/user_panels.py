@@ -55,7 +55,8 @@ def show_user(user: Mapping[str, Any], where: str) -> User:
         )
     width = len(couplings[0]) if couplings else len(lists)
     active: list[bool] = user.get("active") or [True] * width
-    names = [(f"Interest {place}", on) for place, on in enumerate(active[:width], 1)]
+    several = active[:width] if width > 1 else []  # of a single vector there is nothing to tell apart
+    names = [(f"Interest {place}", on) for place, on in enumerate(several, 1)]
     retrieved = [
         Table(name if on else f"{name} (inactive)", ["item", "score"], [_scored(row) for row in rows])
         for (name, on), rows in zip(names, lists, strict=False)
@@ -68,7 +69,7 @@ def _heat_map(history: Rows, couplings: list[list[float]], names: list[tuple[str
     """Return weights that are shares of a behaviour on a scale to 1, and others on one to the largest."""
     shares = all(abs(sum(row) - 1) < _ROUNDING for row in couplings)
     largest = max((weight for row in couplings for weight in row), default=0.0)
-    weights = couplings or [[] for _ in history]
+    weights = couplings if names and couplings else [[] for _ in history]
     rows = [(_day(row.get("at")), _item(row), weights[place]) for place, row in enumerate(history)]
     return HeatMap(names if couplings else [], rows, 1.0 if shares or largest <= 0 else largest)
 
@@ -77,7 +78,7 @@ def _summary(user: Mapping[str, Any], names: list[tuple[str, bool]]) -> str:
     targets: Rows = user["targets"]
     found = [row["rank"] for row in targets if row.get("rank") is not None]
     text = plural(len(user["history"]), "behaviour")
-    if len(names) > 1:
+    if names:
         text += f", {plural(sum(on for _, on in names), 'active interest')}"
     text += f"; {len(found)} of {plural(len(targets), 'target')} found"
     return f"{text}, best at rank {min(found)}" if found else text

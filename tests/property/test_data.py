@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ rows = st.lists(
         st.integers(0, 2),  # order
         st.sampled_from(["s", "t", None]),  # session
     ),
-    min_size=1,
+    min_size=6,
     max_size=40,
 )
 sessions = st.fixed_dictionaries(
@@ -154,8 +155,6 @@ def test_stored_sequences_samples_and_queries_equal_the_slow_reference(drawn, se
 @given(rows, st.integers(1, 4), st.integers(1, 4))
 @many
 def test_k_core_equals_removing_one_offender_at_a_time(drawn, min_items, min_users):
-    from unittest import mock
-
     events = as_events(drawn)
     with tempfile.TemporaryDirectory() as path, mock.patch.object(datasets, "run_tasks", in_a_loop):
         staged, names = Folder(path), []
@@ -258,8 +257,6 @@ def test_results_do_not_depend_on_files_rows_partitions_or_blocks(
         for number in range(num_files):
             own = [event for event, file in zip(shuffled, owner, strict=True) if file == number]
             write_log(log / f"{number}.parquet", own, row_group_size=int(generator.integers(1, 4)))
-        from unittest import mock
-
         with mock.patch("raysys.data.files.ROWS_PER_PIECE", int(generator.integers(1, 6))):
             other = prepared(f"{folder}/b", events, session, split, partitions=partitions, path=str(log))
         assert other is not None

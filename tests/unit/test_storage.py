@@ -1,0 +1,132 @@
+"""Folders: paths and URIs, whole files or none, and replacement of a folder in one step."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from raysys.errors import ConfigError, DataError
+from raysys.storage import MANIFEST, Folder, replacing
+
+
+def test_a_folder_reads_what_it_wrote(tmp_path):
+    folder = Folder(tmp_path / "a b" / "é")
+    folder.write_bytes("deep/x.bin", b"123")
+    folder.write_json("y.json", {"é": [1, 2.5, None]})
+    with folder.open_output("deep/er/z.bin") as file:
+        file.write(b"abc")
+    assert folder.files() == ["deep/er/z.bin", "deep/x.bin", "y.json"]
+    assert folder.names() == ["deep", "y.json"]
+    assert folder.names("deep") == ["er", "x.bin"]
+    assert folder.names("nowhere") == []
+    assert (folder / "deep").read_bytes("x.bin") == b"123"
+    assert folder.read_json("y.json") == {"é": [1, 2.5, None]}
+    assert folder.size("deep/x.bin") == 3
+    assert folder.size("nothing") == 0
+    assert folder.exists("deep")
+    assert not folder.exists("nothing")
+    folder.delete()
+    assert not folder.exists()
+    folder.delete()  # again: nothing to do
+    assert folder.files() == []
+
+
+def test_file_uris_are_the_same_folder_as_paths(tmp_path):
+    Folder(tmp_path).write_bytes("x", b"1")
+    named = Folder(f"file://{tmp_path}/")
+    assert named.read_bytes("x") == b"1"
+    assert named.is_local
+    assert named.uri == f"file://{tmp_path}"
+
+
+def test_a_relative_path_is_made_absolute_so_that_workers_find_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Folder("out").uri == str(tmp_path / "out")
+    assert pickle.loads(pickle.dumps(Folder("out"))).uri == str(tmp_path / "out")
+    assert repr(Folder("out")) == f"Folder('{tmp_path}/out')"
+
+
+def test_a_home_path_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Folder("~/x").uri == f"{tmp_path}/x"
+
+
+def test_an_unknown_scheme_is_a_config_error():
+    with pytest.raises(ConfigError, match="nosuch://place: not a path or URI"):
+        Folder("nosuch://place")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"x\.json: no such file"):
+        Folder(tmp_path).read_json("x.json")
+
+
+def test_json_that_is_none_is_named(tmp_path):
+    Folder(tmp_path).write_bytes("x.json", b"{")
+    with pytest.raises(DataError, match=r"x\.json: not valid JSON"):
+        Folder(tmp_path).read_json("x.json")
+
+
+def test_json_has_no_infinity(tmp_path):
+    with pytest.raises(ValueError, match="Out of range"):
+        Folder(tmp_path).write_json("x.json", float("inf"))
+    assert not Folder(tmp_path).exists("x.json")
+
+
+def test_a_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch):
+    folder = Folder(tmp_path)
+    folder.write_bytes("x", b"old")
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        folder.write_bytes("x", b"new")
+    assert folder.read_bytes("x") == b"old"
+
+
+def test_replacing_shows_the_new_folder_only_when_it_is_whole(tmp_path):
+    target = Folder(tmp_path / "out" / "features")
+    with replacing(target) as staged:
+        staged.write_bytes("x", b"1")
+        assert not target.exists()
+    assert target.files() == ["x"]
+    with replacing(target) as staged:
+        staged.write_bytes("y", b"2")
+        assert target.files() == ["x"]
+    assert target.files() == ["y"]
+    assert Folder(tmp_path / "out").names() == ["features"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_replacing_keeps_the_old_folder_when_the_block_fails(tmp_path, error):
+    target = Folder(tmp_path / "features")
+    with replacing(target) as staged:
+        staged.write_bytes("x", b"1")
+    with pytest.raises(error), replacing(target) as staged:
+        staged.write_bytes("x", b"2")
+        raise error
+    assert target.read_bytes("x") == b"1"
+    assert Folder(tmp_path).names() == ["features"]
+
+
+def test_replacing_removes_what_a_killed_process_left(tmp_path):
+    (tmp_path / ".features.partial-dead").mkdir()
+    (tmp_path / ".features.partial-dead" / "x").write_text("half")
+    (tmp_path / ".vectors.partial-other").mkdir()
+    with replacing(Folder(tmp_path / "features")) as staged:
+        staged.write_bytes("x", b"1")
+    assert Folder(tmp_path).names() == [".vectors.partial-other", "features"]
+
+
+def test_an_object_store_folder_is_finished_when_its_manifest_is_written_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(Folder, "is_local", False)  # a local disk plays the store, which cannot rename folders
+    target = Folder(tmp_path / "features")
+    with replacing(target) as staged:
+        staged.write_bytes("x", b"1")
+        staged.write_bytes(MANIFEST, b"{}")
+    with pytest.raises(ValueError, match="stop"), replacing(target) as staged:
+        staged.write_bytes("x", b"2")
+        raise ValueError("stop")
+    assert not target.exists(MANIFEST)
