@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from raysys.distributed.job import guarded
 from raysys.evaluation.report import build_report
+from raysys.evaluation.summary import summary
 from raysys.storage import Folder
 
 
@@ -23,10 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def write() -> None:
-        out = Folder(arguments.out or arguments.folders[0])
-        build_report([Folder(folder) for folder in arguments.folders], out)
-        print(out.read_bytes("report.md").decode())
-        print(f"report: {out.uri}/report.html")
+        runs = [Folder(folder) for folder in arguments.folders]
+        report = build_report(runs, Folder(arguments.out or arguments.folders[0]))
+        print(f"\n{summary(runs)}\n\nreport: {report}")
 
     return guarded("report", write)
 

@@ -6,6 +6,7 @@ refused with both types. Ranges belong to the `__post_init__` of each class, thr
 """
 
 import dataclasses
+import datetime
 import difflib
 import hashlib
 import json
@@ -137,6 +138,8 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         return read(hint, value, path)  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is str and isinstance(value, datetime.date):  # TOML has dates; ours are ISO 8601 text
+        return value.isoformat()
     if hint is Any or type(value) is hint:
         if hint is float and math.isnan(value):
             raise ConfigError(f"{path}: found nan, expected a number")

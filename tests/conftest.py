@@ -1,4 +1,4 @@
-"""Settings and fixtures of all tests: one thread, a modest number of drawn examples, one local Ray cluster."""
+"""Settings and fixtures of all tests: one thread, a modest number of examples, one local Ray cluster."""
 
 import os
 from collections.abc import Iterator

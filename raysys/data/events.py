@@ -233,12 +233,13 @@ def check_columns(schema: pa.Schema, config: DataConfig, file: str) -> None:
     for name, column in config.columns.items():
         if column not in schema.names:
             raise SchemaError(
-                f"{file}: no column {column!r}, which data.columns.{name} names{suggest(column, schema.names)}"
+                f"{file}: no column {column!r}, which data.columns.{name} names"
+                f"{suggest(column, schema.names)}"
             )
         if schema.names.count(column) > 1:
             raise SchemaError(
-                f"{file}: {schema.names.count(column)} columns are called {column!r}, which data.columns.{name} "
-                "names; expected one, rename the others"
+                f"{file}: {schema.names.count(column)} columns are called {column!r}, which "
+                f"data.columns.{name} names; expected one, rename the others"
             )
 
 
@@ -253,7 +254,8 @@ def to_text(column: pa.ChunkedArray, file: str, name: str, config: DataConfig) -
     ):
         return combine(column.cast(pa.string()))
     raise SchemaError(
-        f"{file}: column {config.columns[name]!r} (data.columns.{name}) has type {kind}, expected text or integer"
+        f"{file}: column {config.columns[name]!r} (data.columns.{name}) has type {kind}, "
+        "expected text or integer"
     )
 
 

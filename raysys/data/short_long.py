@@ -1,8 +1,8 @@
 """Short and long term of a history: the latest session, and the sets of what came before it in the window.
 
 Both are cut while streaming, from what `features/` stores. The session of SDM is the latest one that holds a
-visible event (or the last n events); the long term is what lies before it, so the two never overlap (Lv et al.
-2019, arXiv:1909.00385, sec. 3.1).
+visible event (or the last n events); the long term is what lies before it, so the two never overlap (Lv et
+al. 2019, arXiv:1909.00385, sec. 3.1).
 """
 
 from dataclasses import dataclass

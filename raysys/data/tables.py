@@ -55,8 +55,8 @@ def read_side_table(side: SideTable, key: str) -> pa.Table:
         counts = pc.value_counts(ids)
         twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
         raise DataError(
-            f"{side.path}: {len(ids) - distinct} rows repeat an id in column {side.id!r} (for example {twice!r}); "
-            "keep one row per id"
+            f"{side.path}: {len(ids) - distinct} rows repeat an id in column {side.id!r} "
+            f"(for example {twice!r}); keep one row per id"
         )
     return table.set_column(table.schema.get_field_index(side.id), side.id, ids)
 

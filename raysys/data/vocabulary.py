@@ -69,7 +69,8 @@ class Vocabulary:
         """
         if len(idx) and (idx.min() < NUM_RESERVED or idx.max() >= self.size):
             raise DataError(
-                f"idx {idx.min()} to {idx.max()} found, the vocabulary holds {NUM_RESERVED} to {self.size - 1}"
+                f"idx {idx.min()} to {idx.max()} found, the vocabulary holds {NUM_RESERVED} to "
+                f"{self.size - 1}"
             )
         return self.ids.take(pa.array(np.asarray(idx, dtype=np.int64) - NUM_RESERVED))
 

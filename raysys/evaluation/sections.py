@@ -222,6 +222,6 @@ def _origin(run: Run) -> Section:
 
 
 def shareable(text: str) -> str:
-    """Return a run file without what is its owner's alone: passwords in addresses, folders of their machine."""
+    """Return a run file without what is its owner's alone: passwords in addresses and local folders."""
     text = re.sub(r"(?<=://)[^/\s\"']+@", "", text)
     return re.sub(r'"/(?:[^"\n]*/)?([^"/\n]+)"', r'"…/\1"', text)

@@ -1,5 +1,4 @@
-"""The job `prepare` on a local cluster: real data sets, what is skipped, what a failure leaves, and that Ray changes
-nothing."""
+"""The job `prepare` on a local cluster: real data, what is skipped, what a failure leaves, Ray or no Ray."""
 
 import json
 import os
@@ -164,7 +163,10 @@ def test_partial_folders_of_a_killed_run_are_cleared(small, tmp_path):
             "session": {"by_column": True, "max_items": 3},
             "split": {"kind": "time", "valid_from": "2020-09-15", "test_from": "2020-09-16"},
         },
-        {"split": {"kind": "user", "valid_fraction": 0.3, "test_fraction": 0.3}, "data": {"min_item_events": 3}},
+        {
+            "split": {"kind": "user", "valid_fraction": 0.3, "test_fraction": 0.3},
+            "data": {"min_item_events": 3},
+        },
     ],
     ids=["sessions", "time", "users"],
 )
@@ -182,7 +184,9 @@ def test_ray_gives_what_one_process_gives(tmp_path, sections):
     assert contents[0] == contents[1] == contents[2]
 
 
-@pytest.mark.skipif(not ML1M.is_dir(), reason="needs MovieLens 1M beside the repository (jobs/download.py ml1m)")
+@pytest.mark.skipif(
+    not ML1M.is_dir(), reason="needs MovieLens 1M beside the repository (jobs/download.py ml1m)"
+)
 def test_movielens_1m_gives_the_published_counts(tmp_path):
     places = {"events": "interactions", "items.path": "items", "users.path": "users"}
     overrides = [f"data.{key}={ML1M / name}.parquet" for key, name in places.items()]

@@ -104,12 +104,19 @@ def prepared(folder, events, session=None, split=None, **data):
     try:
         return Outcome(*prepare_here(run, f"{folder}/out"))
     except DataError as error:
-        assert "part is empty" in str(error) or "no event is left" in str(error)
-        return None
+        if "part is empty" in str(error):
+            return None
+        raise
 
 
 def reference_split(split):
-    defaults = {"unit": "event", "valid_fraction": 0.1, "test_fraction": 0.1, "history_fraction": 0.8, "seed": 0}
+    defaults = {
+        "unit": "event",
+        "valid_fraction": 0.1,
+        "test_fraction": 0.1,
+        "history_fraction": 0.8,
+        "seed": 0,
+    }
     return {**defaults, **split, "cutoffs": (VALID_FROM, TEST_FROM)}
 
 
@@ -138,7 +145,9 @@ def test_stored_sequences_samples_and_queries_equal_the_slow_reference(drawn, se
                 strict=True,
             )
             assert lines[user] == list(wanted)
-            train_counts.update(e.item for e, role in zip(line.events, line.role, strict=True) if role == slow.TRAIN)
+            train_counts.update(
+                e.item for e, role in zip(line.events, line.role, strict=True) if role == slow.TRAIN
+            )
         samples_ = [(user, *pair) for user, line in expected.items() for pair in line.samples()]
         assert outcome.samples() == sorted(samples_)
         assert outcome.info["samples"] == len(samples_)
@@ -165,14 +174,10 @@ def test_k_core_equals_removing_one_offender_at_a_time(drawn, min_items, min_use
                 names.append(f"part-{part}.parquet")
                 ids = {"user_id": [e.user for e in own], "item_id": [e.item for e in own]}
                 pq.write_table(pa.table(ids), f"{path}/events/{names[-1]}")
-        config = run_of(
-            "log.parquet", data={"min_item_events": min_items, "min_user_events": min_users}
-        ).data
+        config = run_of("log.parquet", data={"min_item_events": min_items, "min_user_events": min_users}).data
         core = datasets.find_core(config, staged, names)
         left = [core.apply(pq.read_table(f"{path}/events/{name}")) for name in names]
-    found = Counter(
-        (row["user_id"], row["item_id"]) for table in left for row in table.to_pylist()
-    )
+    found = Counter((row["user_id"], row["item_id"]) for table in left for row in table.to_pylist())
     assert found == Counter((e.user, e.item) for e in slow.k_core(events, min_items, min_users))
 
 
@@ -192,7 +197,9 @@ def test_sessions_partition_the_events_and_no_window_looks_ahead(drawn, session,
             items, at, ordinal, cut, start, role = (list(column) for column in zip(*line, strict=True))
             assert items == [e.item for e in own]
             assert at == sorted(at)
-            starts = [place for place in range(len(line)) if place == 0 or ordinal[place] != ordinal[place - 1]]
+            starts = [
+                place for place in range(len(line)) if place == 0 or ordinal[place] != ordinal[place - 1]
+            ]
             assert [ordinal[place] for place in starts] == list(range(len(starts)))  # whole and in order
             assert max(Counter(ordinal).values()) <= session["max_items"]
             for place in range(1, len(line)):
@@ -208,7 +215,9 @@ def test_sessions_partition_the_events_and_no_window_looks_ahead(drawn, session,
                 if by_unit:
                     assert all(at[seen] < at[place] for seen in range(cut[place]))
                 assert start[place] <= place
-                assert all(at[place] - at[long] <= session["long_term_s"] for long in range(start[place], place))
+                assert all(
+                    at[place] - at[long] <= session["long_term_s"] for long in range(start[place], place)
+                )
             for first in starts:  # the long term of a session ends where the session starts
                 long_term = set(range(start[first], first))
                 assert not long_term & {p for p in range(len(line)) if ordinal[p] == ordinal[first]}
@@ -263,7 +272,10 @@ def test_results_do_not_depend_on_files_rows_partitions_or_blocks(
         assert other.content() == base.content()
 
 
-@given(st.lists(st.sampled_from(["", "a", "é", "日本", "0", "00", "x" * 20, None]), max_size=12), st.integers(0, 12))
+@given(
+    st.lists(st.sampled_from(["", "a", "é", "日本", "0", "00", "x" * 20, None]), max_size=12),
+    st.integers(0, 12),
+)
 @many
 def test_hash_of_text_is_a_function_of_the_text_alone(texts, cut):
     expected = [slow.hash_text(text, 5) for text in texts]
@@ -348,7 +360,9 @@ def write_parts(folder, sizes):
     st.integers(0, 30),
 )
 @few
-def test_training_order_is_a_function_of_seed_and_epoch(sizes, batch_size, seed, epoch, shuffle_events, first):
+def test_training_order_is_a_function_of_seed_and_epoch(
+    sizes, batch_size, seed, epoch, shuffle_events, first
+):
     with tempfile.TemporaryDirectory() as path:
         names = write_parts(path, sizes)
         plan = epochs.EpochPlan(

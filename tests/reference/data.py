@@ -182,7 +182,9 @@ class UserLine:
     def history(self, place, part):
         """Items that the target at `place` may see, oldest first."""
         visible = VISIBLE[part]
-        return [e.item for e, r in zip(self.events[: self.cut[place]], self.role, strict=False) if r in visible]
+        return [
+            e.item for e, r in zip(self.events[: self.cut[place]], self.role, strict=False) if r in visible
+        ]
 
     def samples(self):
         """(history, target item) of every training target with a history."""

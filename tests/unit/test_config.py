@@ -68,6 +68,12 @@ def test_every_kind_of_field_is_read():
     assert read(Outer, {"name": "x"}) == Outer(name="x")
 
 
+def test_a_toml_date_is_iso8601_text():
+    for text in ("2020-01-02", "2020-01-02T03:04:05", "2020-01-02T03:04:05.500000+01:00"):
+        assert read(Outer, parse_toml(f"name = {text}", "x.toml")).name == text
+        assert read(Outer, apply_overrides({}, [f"name={text}"])).name == text
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -93,7 +99,10 @@ def test_every_kind_of_field_is_read():
         ({"name": "x", "inner": 3}, "run.inner: found an integer, expected a table"),
         ({"name": "x", "inner": {"sise": 3}}, "run.inner.sise: unknown key; did you mean run.inner.size?"),
         ({"name": "x", "inner": {"size": -1}}, "run.inner.size: found -1, expected >= 0"),
-        ({"name": "x", "inners": {"a": {"rate": "b"}}}, "run.inners.a.rate: found text 'b', expected a number"),
+        (
+            {"name": "x", "inners": {"a": {"rate": "b"}}},
+            "run.inners.a.rate: found text 'b', expected a number",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_with_its_path(table, message):
@@ -111,7 +120,14 @@ def test_overrides_are_toml_values_at_dotted_paths():
     before = {"a": {"x": 1, "list": [1]}, "b": {"c": {"d": 1}}}
     after = apply_overrides(
         before,
-        ["a.x=2.5", "b.c.d = true", "new.deep.key=[1, 2]", 'a.y="text"', "a.path=s3://bucket/x=1", "a.list=[3]"],
+        [
+            "a.x=2.5",
+            "b.c.d = true",
+            "new.deep.key=[1, 2]",
+            'a.y="text"',
+            "a.path=s3://bucket/x=1",
+            "a.list=[3]",
+        ],
     )
     assert after == {
         "a": {"x": 2.5, "y": "text", "path": "s3://bucket/x=1", "list": [3]},
@@ -123,7 +139,9 @@ def test_overrides_are_toml_values_at_dotted_paths():
 
 @pytest.mark.parametrize("override", ["a.x", "=1", "a..x=1", ".a=1", "a.=1"])
 def test_an_override_without_a_key_or_value_is_refused(override):
-    with pytest.raises(ConfigError, match="expected dotted.key=value, for example --set training.epochs=3"):
+    with pytest.raises(
+        ConfigError, match=r"expected dotted\.key=value, for example --set training\.epochs=3"
+    ):
         apply_overrides({}, [override])
 
 
@@ -133,7 +151,9 @@ def test_an_override_through_a_value_is_refused():
 
 
 def test_suggestions_name_the_nearest_word_or_all_of_them():
-    assert suggest("num_interest", ["num_interests", "name"], "model") == "; did you mean model.num_interests?"
+    assert (
+        suggest("num_interest", ["num_interests", "name"], "model") == "; did you mean model.num_interests?"
+    )
     assert suggest("qqq", ["b", "a"]) == "; known: a, b"
 
 

@@ -35,8 +35,14 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
     [
         ({"dtaa": {}}, "dtaa: unknown section; did you mean data?"),
         ({"split": {"knid": "time"}}, "split.knid: unknown key; did you mean split.kind?"),
-        ({"data": {"columns": {"user": "u", "item": "i"}}}, "data.columns.time: missing; name the log's time"),
-        ({"data": {"columns": {"user": "", "item": "i", "time": "t"}}}, "data.columns.user: found an empty name"),
+        (
+            {"data": {"columns": {"user": "u", "item": "i"}}},
+            "data.columns.time: missing; name the log's time",
+        ),
+        (
+            {"data": {"columns": {"user": "", "item": "i", "time": "t"}}},
+            "data.columns.user: found an empty name",
+        ),
         ({"data": {"events": ""}}, "data.events: found nothing, expected a path"),
         ({"data": {"events": []}}, "data.events: found nothing, expected a path"),
         ({"data": {"keep_events": ["buy"]}}, "data.keep_events: needs columns.event, which is not set"),
@@ -45,7 +51,7 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
         ({"data": {"min_user_events": 0}}, "data.min_user_events: found 0, expected >= 1"),
         ({"data": {"max_reject_fraction": 1.5}}, "data.max_reject_fraction: found 1.5, expected 0 to 1"),
         ({"data": {"partitions": -1}}, "data.partitions: found -1, expected >= 0"),
-        ({"data": {"time_unit": "min"}}, "data.time_unit: found 'min', expected one of s, ms, us, ns, iso8601"),
+        ({"data": {"time_unit": "min"}}, "data.time_unit: found 'min', expected one of s, ms, us, ns, iso"),
         (
             {"data": {"columns": {"user": "u", "item": "i", "time": "t", "partition": "p"}}},
             "data.columns.partition: this name is taken",
@@ -55,16 +61,31 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
         ({"session": {"last_n": -1}}, "session.last_n: found -1, expected >= 0"),
         ({"session": {"by_column": True}}, "session.by_column: needs data.columns.session, which is not set"),
         ({"split": {"kind": "time"}}, "split.valid_from: missing"),
-        ({"split": {"kind": "time", "valid_from": "x", "test_from": "2020-01-01"}}, "split.valid_from: not an ISO"),
+        (
+            {"split": {"kind": "time", "valid_from": "x", "test_from": "2020-01-01"}},
+            "split.valid_from: not an ISO",
+        ),
         (
             {"split": {"kind": "time", "valid_from": "2020-01-02", "test_from": "2020-01-01"}},
             "split.valid_from: not before test_from",
         ),
-        ({"split": {"kind": "user", "unit": "session"}}, 'split.unit: "session" is not defined for kind = "user"'),
-        ({"split": {"valid_fraction": 0}}, "split.valid_fraction: found 0.0, expected a number between 0 and 1"),
-        ({"split": {"valid_fraction": 0.6, "test_fraction": 0.5}}, "split.test_fraction: valid and test together"),
+        (
+            {"split": {"kind": "user", "unit": "session"}},
+            'split.unit: "session" is not defined for kind = "user"',
+        ),
+        (
+            {"split": {"valid_fraction": 0}},
+            "split.valid_fraction: found 0.0, expected a number between 0 and 1",
+        ),
+        (
+            {"split": {"valid_fraction": 0.6, "test_fraction": 0.5}},
+            "split.test_fraction: valid and test together",
+        ),
         ({"split": {"history_fraction": 1}}, "split.history_fraction: found 1.0"),
-        ({"training": {"batch_size": 10}, "cluster": {"workers": 4}}, "training.batch_size: found 10, expected a mul"),
+        (
+            {"training": {"batch_size": 10}, "cluster": {"workers": 4}},
+            "training.batch_size: found 10, expected a mul",
+        ),
         ({"training": {"batch_size": 0}}, "training.batch_size: found 0, expected >= 1"),
         ({"training": {"metric": "auc"}}, "training.metric: found 'auc', expected hit_rate@k"),
         ({"cluster": {"workers": -1}}, "cluster.workers: found -1, expected >= 0"),
@@ -74,7 +95,7 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
         ({"model": {"num_interests": 0}}, "model.num_interests: found 0"),
         ({"model": {"name": "mnid"}}, "model.name: "),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_value_is_refused_with_its_path(sections, message):
     with pytest.raises(ConfigError) as caught:
         run(**sections)
@@ -87,7 +108,9 @@ def test_a_value_is_no_section():
 
 
 def test_a_far_cutoff_is_a_time_like_any_other():
-    split = run(split={"kind": "time", "valid_from": "2020-01-01T00:00:00+01:00", "test_from": "9999-12-31"}).split
+    split = run(
+        split={"kind": "time", "valid_from": "2020-01-01T00:00:00+01:00", "test_from": "9999-12-31"}
+    ).split
     assert split.cutoffs[0] == 1_577_833_200  # an hour before midnight UTC
     assert split.cutoffs[1] > split.cutoffs[0]
 
@@ -110,7 +133,11 @@ def test_digests_change_with_what_they_stand_for_and_with_nothing_else():
     assert elsewhere.features_digest == base.features_digest  # the inputs' fingerprint tells the logs apart
     assert run(data={"partitions": 7}).features_digest == base.features_digest
     assert run(cluster={"workers": 2}).run_digest == base.run_digest
-    for sections in ({"data": {"min_item_events": 2}}, {"session": {"gap_s": 9}}, {"split": {"unit": "session"}}):
+    for sections in (
+        {"data": {"min_item_events": 2}},
+        {"session": {"gap_s": 9}},
+        {"split": {"unit": "session"}},
+    ):
         other = run(**sections)
         assert other.features_digest != base.features_digest
         assert other.training_digest == base.training_digest

@@ -99,14 +99,19 @@ def test_replacing_shows_the_new_folder_only_when_it_is_whole(tmp_path):
     assert Folder(tmp_path / "out").names() == ["features"]
 
 
+def write_and_fail(target, error):
+    with replacing(target) as staged:
+        staged.write_bytes("x", b"2")
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_replacing_keeps_the_old_folder_when_the_block_fails(tmp_path, error):
     target = Folder(tmp_path / "features")
     with replacing(target) as staged:
         staged.write_bytes("x", b"1")
-    with pytest.raises(error), replacing(target) as staged:
-        staged.write_bytes("x", b"2")
-        raise error
+    with pytest.raises(error):
+        write_and_fail(target, error)
     assert target.read_bytes("x") == b"1"
     assert Folder(tmp_path).names() == ["features"]
 
@@ -121,12 +126,12 @@ def test_replacing_removes_what_a_killed_process_left(tmp_path):
 
 
 def test_an_object_store_folder_is_finished_when_its_manifest_is_written_last(tmp_path, monkeypatch):
-    monkeypatch.setattr(Folder, "is_local", False)  # a local disk plays the store, which cannot rename folders
+    # a local disk plays the store, which cannot rename folders
+    monkeypatch.setattr(Folder, "is_local", False)
     target = Folder(tmp_path / "features")
     with replacing(target) as staged:
         staged.write_bytes("x", b"1")
         staged.write_bytes(MANIFEST, b"{}")
-    with pytest.raises(ValueError, match="stop"), replacing(target) as staged:
-        staged.write_bytes("x", b"2")
-        raise ValueError("stop")
+    with pytest.raises(ValueError, match="stop"):
+        write_and_fail(target, ValueError("stop"))
     assert not target.exists(MANIFEST)

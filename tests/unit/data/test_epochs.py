@@ -100,12 +100,16 @@ def test_resuming_reads_no_chunk_that_is_over(tmp_path):
 
 def test_too_few_samples_for_one_batch(tmp_path):
     plan = plan_of(write(tmp_path, [1]))
-    with pytest.raises(DataError, match="4 training samples do not fill one batch of 8; lower training.batch_size"):
+    with pytest.raises(
+        DataError, match=r"4 training samples do not fill one batch of 8; lower training\.batch_size"
+    ):
         plan.steps(0)
 
 
 def test_files_with_another_number_of_samples_than_the_manifest_says(tmp_path):
     events = write(tmp_path, [4])
-    plan = plan_of(events, parts={name: 99 for name in events})
-    with pytest.raises(DataError, match=r"16 training samples in 1 sequence files, the manifest says 99; run jobs/pre"):
+    plan = plan_of(events, parts=dict.fromkeys(events, 99))
+    with pytest.raises(
+        DataError, match=r"16 training samples in 1 sequence files, the manifest says 99; run jobs/pre"
+    ):
         next(chunk_batches(plan, plan.chunks(0)[0], Folder(tmp_path), 0, 0, 1))

@@ -84,7 +84,17 @@ def test_iso8601_with_and_without_zones(text, expected):
 
 
 def test_iso8601_that_is_none_and_far_years():
-    values = ["13.09.2020", "2020-13-01", "yesterday", "", " ", None, "1600000000", "9999-12-31", "0001-01-01"]
+    values = [
+        "13.09.2020",
+        "2020-13-01",
+        "yesterday",
+        "",
+        " ",
+        None,
+        "1600000000",
+        "9999-12-31",
+        "0001-01-01",
+    ]
     assert times(values, "iso8601") == ([0] * 9, [2, 2, 2, 1, 1, 1, 2, 3, 3])
     _, bad = parse_iso8601(pa.array(["9999-12-31T23:59:59.999999-23:00", "0001-01-01T00:00+23:00"]))
     assert bad.tolist() == [False, False]
@@ -184,7 +194,7 @@ RAW = {
 
 def test_every_reason_comes_with_its_file_and_row():
     out = normalise(pa.table(RAW), config_of(columns={"rating": "r"}), "folder/log.csv", 3, first_row=100)
-    assert [row for row in out.rejected.select(["row", "reason"]).to_pylist()] == [
+    assert out.rejected.select(["row", "reason"]).to_pylist() == [
         {"row": 101, "reason": "null_user"},
         {"row": 102, "reason": "null_item"},
         {"row": 103, "reason": "null_time"},
@@ -262,14 +272,18 @@ def test_an_order_that_is_no_whole_number_is_rejected_and_a_large_one_is_exact()
 )
 def test_an_id_column_of_another_type_is_named(kind):
     raw = pa.table({"u": pa.array([None], kind), "i": ["x"], "t": [T]})
-    with pytest.raises(SchemaError, match=r"f: column 'u' \(data\.columns\.user\) has type .*expected text or int"):
+    with pytest.raises(
+        SchemaError, match=r"f: column 'u' \(data\.columns\.user\) has type .*expected text or int"
+    ):
         normalise(raw, config_of(), "f", 0, 0)
 
 
 def test_a_missing_column_is_named_with_the_nearest_and_a_double_one_is_refused():
     schema = pa.schema([("u", pa.string()), ("items", pa.string()), ("t", pa.int64())])
     config = DataConfig(events="log", columns={"user": "u", "item": "item", "time": "t"})
-    with pytest.raises(SchemaError, match=r"no column 'item', which data\.columns\.item names; did you mean items\?"):
+    with pytest.raises(
+        SchemaError, match=r"no column 'item', which data\.columns\.item names; did you mean items\?"
+    ):
         check_columns(schema, config, "f")
     twice = pa.schema([("u", pa.string()), ("item", pa.string()), ("t", pa.int64()), ("t", pa.int64())])
     with pytest.raises(SchemaError, match=r"f: 2 columns are called 't', which data\.columns\.time names"):
@@ -277,7 +291,9 @@ def test_a_missing_column_is_named_with_the_nearest_and_a_double_one_is_refused(
 
 
 def test_an_empty_block_gives_no_rows():
-    raw = pa.table({"u": pa.array([], pa.string()), "i": pa.array([], pa.string()), "t": pa.array([], pa.int64())})
+    raw = pa.table(
+        {"u": pa.array([], pa.string()), "i": pa.array([], pa.string()), "t": pa.array([], pa.int64())}
+    )
     out = normalise(raw, config_of(), "f", 0, 0)
     assert (out.events.num_rows, out.rejected.num_rows, out.dropped) == (0, 0, {})
     assert np.array_equal(out.events.schema.names, event_schema(config_of()).names)

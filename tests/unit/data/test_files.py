@@ -31,7 +31,13 @@ CSV = 'user,item,title\n007,01,"a, b"\n8,2,"say ""hi"""\n'
 
 
 def test_formats_are_told_by_the_ending():
-    names = {"a.parquet": "parquet", "a.CSV": "csv", "a.csv.gz": "csv", "a.jsonl": "json", "a.ndjson.gz": "json"}
+    names = {
+        "a.parquet": "parquet",
+        "a.CSV": "csv",
+        "a.csv.gz": "csv",
+        "a.jsonl": "json",
+        "a.ndjson.gz": "json",
+    }
     assert {name: file_format(name) for name in names} == names
     for name in ("a.txt", "a", "a.csv.zip", "a.json"):
         with pytest.raises(DataError, match=rf"{name}: unknown format; expected a name ending in \.parquet"):
@@ -73,7 +79,10 @@ def test_a_csv_file_larger_than_a_block_is_read_whole_and_in_order(tmp_path):
 def test_json_lines_may_lack_keys(tmp_path, ending):
     content = b'{"user": "007", "item": 1}\n{"user": "8", "extra": [1]}\n'
     path = write(tmp_path, f"log.{ending}", gzip.compress(content) if ending.endswith("gz") else content)
-    assert rows_of(path) == [{"user": "007", "item": 1, "extra": None}, {"user": "8", "item": None, "extra": [1]}]
+    assert rows_of(path) == [
+        {"user": "007", "item": 1, "extra": None},
+        {"user": "8", "item": None, "extra": [1]},
+    ]
     assert rows_of(path, ["user"]) == [{"user": "007"}, {"user": "8"}]
 
 
@@ -154,7 +163,9 @@ UNREADABLE = {
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_unreadable_text_file_is_named_in_one_line(tmp_path, name):
     content, words = UNREADABLE[name]
-    with pytest.raises(DataError, match=rf"{name}: cannot be read as (csv|json) \(truncated or damaged\?\): .*{words}"):
+    with pytest.raises(
+        DataError, match=rf"{name}: cannot be read as (csv|json) \(truncated or damaged\?\): .*{words}"
+    ):
         rows_of(write(tmp_path, name, content))
 
 

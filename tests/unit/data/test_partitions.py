@@ -20,15 +20,18 @@ TEXTS = ["", "a", "user_1", "é", "日本語", None]
 
 def events(rows, session=True):
     """Rows are (user, item, time_ns, order, session, file, row)."""
-    names = [("user_id", pa.string()), ("item_id", pa.string()), ("time_ns", pa.int64()), ("order", pa.int64()),
-             ("session", pa.string()), ("file", pa.int32()), ("row", pa.int64())]  # fmt: skip
+    text, number = pa.string(), pa.int64()
+    names = [("user_id", text), ("item_id", text), ("time_ns", number), ("order", number)]
+    names += [("session", text), ("file", pa.int32()), ("row", number)]
     columns = zip(*rows, strict=True) if rows else [[] for _ in names]
-    table = pa.table({name: pa.array(list(values), kind) for (name, kind), values in zip(names, columns, strict=True)})
+    table = pa.table(
+        {name: pa.array(list(values), kind) for (name, kind), values in zip(names, columns, strict=True)}
+    )
     return table if session else table.drop_columns(["session"])
 
 
 def test_hashes_are_pinned_because_partitions_and_splits_depend_on_them():
-    # FNV-1a 64 of "a" is af63dc4c8601ec8c in its authors' table; mix(0) is the first output of SplitMix64 from 0
+    # FNV-1a 64 of "a" is af63dc4c8601ec8c in its authors' table; mix(0) is the first output of SplitMix64
     assert mix(np.array([0], dtype=np.uint64))[0] == 0xE220A8397B1DCDAF
     assert hash_text(pa.array(["a"]))[0] == mix(np.array([0xAF63DC4C8601EC8C], dtype=np.uint64))[0]
     assert [f"{value:016x}" for value in hash_text(pa.array(TEXTS))] == PINNED
@@ -99,12 +102,11 @@ def test_the_first_of_equal_rows_stays_and_the_others_are_named():
     ]
     kept, rejected = split_duplicates(sort_events(events(rows)), ["f0", "f1"])
     assert sorted(kept.select(["file", "row"]).to_pydict()["row"]) == [2, 3, 4, 5, 8]
+    twice = {"reason": "duplicate", "user": "a", "item": "x", "time": "2001-09-09 01:46:40.000000000Z"}
     assert rejected.to_pylist() == [
-        {"file": "f0", "reason": "duplicate", "user": "a", "item": "x", "time": "2001-09-09 01:46:40.000000000Z",
-         "row": 7},
-        {"file": "f1", "reason": "duplicate", "user": "a", "item": "x", "time": "2001-09-09 01:46:40.000000000Z",
-         "row": 0},
-    ]  # fmt: skip
+        {"file": "f0", **twice, "row": 7},
+        {"file": "f1", **twice, "row": 0},
+    ]
     assert kept.equals(sort_events(kept))
 
 

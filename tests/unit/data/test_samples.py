@@ -25,7 +25,9 @@ def write(folder, users, name="part-0", profile=None):
 def samples_of(sequences, length=9) -> tuple[TrainingSamples, list]:
     samples = training_samples(sequences)
     batch = samples.batch(np.arange(len(samples)), length)
-    return samples, [(row.tolist(), target) for row, target in zip(batch["history"], batch["target"], strict=True)]
+    return samples, [
+        (row.tolist(), target) for row, target in zip(batch["history"], batch["target"], strict=True)
+    ]
 
 
 def query_rows(queries: Queries, length=9):
@@ -64,7 +66,11 @@ def test_validation_and_test_see_only_what_was_before(tmp_path):
     assert query_rows(queries_of(sequences, "valid")) == {"u0": ([5, 6, 7], [8], [5, 6, 7])}
     assert query_rows(queries_of(sequences, "test")) == {
         "u0": ([5, 6, 7, 8], [9], [5, 6, 7, 8]),
-        "u2": ([0, 0, 0, 3], [3], [3]),  # a repeat is a fair question; whether it may be answered is filter_seen
+        "u2": (
+            [0, 0, 0, 3],
+            [3],
+            [3],
+        ),  # a repeat is a fair question; whether it may be answered is filter_seen
     }
 
 

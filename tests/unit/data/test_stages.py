@@ -99,14 +99,19 @@ def test_counts_of_values_leave_out_what_does_not_count():
 def test_the_core_drops_items_then_users():
     table = pa.table({"user_id": ["a", "a", "b"], "item_id": ["x", "y", "x"]})
     core = Core(pa.array(["x"]), 1)
-    assert core.apply(table).to_pylist() == [{"user_id": "a", "item_id": "x"}, {"user_id": "b", "item_id": "x"}]
+    assert core.apply(table).to_pylist() == [
+        {"user_id": "a", "item_id": "x"},
+        {"user_id": "b", "item_id": "x"},
+    ]
     assert Core(None, 2).apply(table).column("user_id").to_pylist() == ["a", "a"]
     assert Core(pa.array(["x"]), 2).apply(table).num_rows == 0
     assert Core(pa.array([], pa.string()), 2).apply(table).num_rows == 0
 
 
 def test_events_are_ordered_by_time_not_by_their_place_in_the_file(tmp_path):
-    backwards = [(user, item, T - place) for user, item, place in (("a", i, p) for p, i in enumerate("uvwxy"))]
+    backwards = [
+        (user, item, T - place) for user, item, place in (("a", i, p) for p, i in enumerate("uvwxy"))
+    ]
     outcome = Outcome(*prepare_here(run_of(write_csv(tmp_path / "log.csv", backwards)), tmp_path))
     assert [event[0] for event in outcome.lines()["a"]] == ["y", "x", "w", "v", "u"]
     assert outcome.queries("test")["a"] == (["y", "x", "w", "v"], {"u"}, {"u", "v", "w", "x", "y"} - {"u"})
@@ -123,12 +128,21 @@ def test_ties_in_time_are_settled_by_the_logs_order_then_by_place(tmp_path):
 
 def test_popularity_counts_training_events_only(tmp_path):
     # "hit" is everybody's last item and "near" everybody's validation item, so training never sees either
-    rows = [(user, item, T + place) for user in "abcd" for place, item in enumerate(["x", "y", "near", "hit"])]
+    rows = [
+        (user, item, T + place) for user in "abcd" for place, item in enumerate(["x", "y", "near", "hit"])
+    ]
     outcome = Outcome(*prepare_here(run_of(write_csv(tmp_path / "log.csv", rows)), tmp_path))
     counts = dict(zip(outcome.items.ids.to_pylist(), outcome.items.counts.tolist(), strict=True))
     assert counts == {"x": 4, "y": 4, "hit": 0, "near": 0}
     table = pq.read_table(tmp_path / "features" / "items.parquet")
-    assert table.column("item_id").to_pylist() == [None, None, "x", "y", "hit", "near"]  # idx 0 and 1 are no items
+    assert table.column("item_id").to_pylist() == [
+        None,
+        None,
+        "x",
+        "y",
+        "hit",
+        "near",
+    ]  # idx 0 and 1 are no items
     assert table.column("count").to_pylist() == [0, 0, 4, 4, 0, 0]
 
 
@@ -204,8 +218,14 @@ def test_event_features_and_side_tables_reach_the_sequences(tmp_path):
     ("changes", "message"),
     [
         ({"data": {"min_item_events": 99}}, "no event is left of 15: data.min_item_events = 99"),
-        ({"split": {"kind": "time", "valid_from": "2030-01-01", "test_from": "2031-01-01"}}, "the valid part is empty"),
-        ({"split": {"kind": "time", "valid_from": "1990-01-01", "test_from": "1991-01-01"}}, "the valid part is empty"),
+        (
+            {"split": {"kind": "time", "valid_from": "2030-01-01", "test_from": "2031-01-01"}},
+            "the valid part is empty",
+        ),
+        (
+            {"split": {"kind": "time", "valid_from": "1990-01-01", "test_from": "1991-01-01"}},
+            "the valid part is empty",
+        ),
         ({"split": {"unit": "session"}}, "the valid part is empty"),
     ],
 )
@@ -220,5 +240,7 @@ def test_a_log_that_is_dropped_whole_says_so(tmp_path):
     path = write_csv(tmp_path / "log.csv", rows, "user,item,time,event")
     for core in (1, 5):
         run = run_of(path, {"event": "event"}, data={"keep_events": ["buy"], "min_item_events": core})
-        with pytest.raises(DataError, match=r"no event is left of 15 rows: 0 rejected, 15 dropped; check data\.keep"):
+        with pytest.raises(
+            DataError, match=r"no event is left of 15 rows: 0 rejected, 15 dropped; check data\.keep"
+        ):
             prepare_here(run, tmp_path / "out")

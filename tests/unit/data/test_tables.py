@@ -11,7 +11,9 @@ from raysys.data.tables import encode_side_table, read_side_table, titles
 from raysys.data.vocabulary import Vocabulary
 from raysys.errors import DataError, SchemaError
 
-IDS = Vocabulary.build(pa.array(["b", "a", "z", "c"]), np.array([4, 3, 2, 1]))  # z has no row in the side table
+IDS = Vocabulary.build(
+    pa.array(["b", "a", "z", "c"]), np.array([4, 3, 2, 1])
+)  # z has no row in the side table
 
 
 def side_of(tmp_path, columns, features, title=()):
@@ -70,7 +72,9 @@ def test_multi_valued_keeps_the_first_values_and_another_separator(tmp_path):
 
 
 def test_multi_valued_without_any_value(tmp_path):
-    side = side_of(tmp_path, {"id": ["a"], "tags": pa.array([None], pa.string())}, {"tags": {"kind": "multi_valued"}})
+    side = side_of(
+        tmp_path, {"id": ["a"], "tags": pa.array([None], pa.string())}, {"tags": {"kind": "multi_valued"}}
+    )
     feature, values, _ = encoded(side)["tags"]
     assert (feature.length, feature.size) == (1, 2)
     assert values == [[0], [1], [1], [1], [1], [1]]
@@ -115,15 +119,17 @@ def test_several_files_are_one_table(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "error", "message"),
     [
-        ({"id": ["a", "b", "a"], "brand": ["x"] * 3}, DataError, r"1 rows repeat an id in column 'id' \(for example 'a'"),
-        ({"id": ["a", None, " "], "brand": ["x"] * 3}, DataError, "2 rows without an id in column 'id'; remove them"),
-        ({"id": [1.5], "brand": ["x"]}, SchemaError, r"column 'id' \(data\.items\.id\) has type double, expected text"),
-        ({"ids": ["a"], "brand": ["x"]}, SchemaError, r"no column 'id', which data\.items names; did you mean ids\?"),
-        ({"id": ["a"], "brnd": ["x"]}, SchemaError, r"no column 'brand', which data\.items names; did you mean brnd\?"),
-        ({"id": pa.array([], pa.string()), "brand": pa.array([], pa.string())}, DataError, "no rows; data.items.path"),
+        ({"id": ["a", "b", "a"]}, DataError, r"1 rows repeat an id in column 'id' \(for example 'a'\)"),
+        ({"id": ["a", None, " "]}, DataError, "2 rows without an id in column 'id'; remove them"),
+        ({"id": [1.5]}, SchemaError, r"column 'id' \(data\.items\.id\) has type double, expected text"),
+        ({"ids": ["a"]}, SchemaError, r"no column 'id', which data\.items names; did you mean ids\?"),
+        ({"id": ["a"], "brnd": ["x"]}, SchemaError, r"no column 'brand', .* did you mean brnd\?"),
+        ({"id": pa.array([], pa.string())}, DataError, r"no rows; data\.items\.path names it"),
     ],
-)  # fmt: skip
+)
 def test_a_side_table_that_cannot_be_used_is_named(tmp_path, columns, error, message):
+    if "brnd" not in columns:
+        columns = {**columns, "brand": pa.nulls(len(next(iter(columns.values()))), pa.string())}
     side = side_of(tmp_path, columns, {"brand": {}})
     with pytest.raises(error, match=message) as caught:
         read_side_table(side, "data.items")
@@ -138,12 +144,14 @@ def test_a_side_table_that_is_not_there(tmp_path):
 
 def test_a_header_without_rows_is_an_empty_side_table(tmp_path):
     (tmp_path / "items.csv").write_text("id,price\n")
-    side = read(SideTable, {"path": f"{tmp_path}/items.csv", "id": "id", "features": {"price": {"kind": "numeric"}}})
+    side = read(
+        SideTable, {"path": f"{tmp_path}/items.csv", "id": "id", "features": {"price": {"kind": "numeric"}}}
+    )
     with pytest.raises(DataError, match="no rows"):
         read_side_table(side, "data.items")
 
 
 def test_a_number_column_of_another_type_is_named(tmp_path):
     side = side_of(tmp_path, {"id": ["a"], "price": [[1.0]]}, {"price": {"kind": "numeric"}})
-    with pytest.raises(SchemaError, match="column 'price' has type .*, expected numbers"):
+    with pytest.raises(SchemaError, match=r"column 'price' has type .*, expected numbers"):
         encoded(side)

@@ -1,4 +1,4 @@
-"""Vocabularies: idx is a rank of popularity, 0 is padding, 1 is unknown, and the digest names the ids in order."""
+"""Vocabularies: idx is a rank of popularity, 0 is padding, 1 is unknown, the digest names ids in order."""
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +48,9 @@ def test_decode_gives_the_ids_back_and_refuses_the_reserved():
 
 
 def test_digests_tell_ids_and_their_order_apart_but_not_counts():
-    digests = [build(counted).digest for counted in ({"a": 2, "bc": 1}, {"ab": 2, "c": 1}, {"bc": 2, "a": 1}, {})]
+    digests = [
+        build(counted).digest for counted in ({"a": 2, "bc": 1}, {"ab": 2, "c": 1}, {"bc": 2, "a": 1}, {})
+    ]
     assert len(set(digests)) == len(digests)
     assert build({"a": 9, "bc": 3}).digest == digests[0]
     assert digests[0] == PINNED

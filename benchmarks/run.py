@@ -1,0 +1,83 @@
+"""Run every benchmark, print one table of ratios with the goal beside each, and write results/latest.json.
+
+    python benchmarks/run.py [NAME ...]
+
+A benchmark is a function of a module of this folder that is listed in BENCHMARKS. It returns a figure per
+round; the median is reported. A ratio compares two ways of doing the same work within one round, so a busy
+machine bends both.
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import search
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A figure to be measured: the goal, and how (each call is one round)."""
+
+    name: str
+    goal: float
+    higher_is_better: bool
+    rounds: int
+    measure: Callable[[], float]
+
+
+BENCHMARKS = (
+    Benchmark("search_exact_vs_faiss_flat", 2.5, True, 3, search.exact_vs_faiss_flat),
+    Benchmark("search_sharded_vs_single", 0.9, True, 3, search.sharded_vs_single),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure what is named, or all, and return 0."""
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__)
+    parser.add_argument("names", nargs="*", help="benchmarks to run (default: all)")
+    names = parser.parse_args(argv).names
+    known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"error: no benchmark {', '.join(unknown)}; known: {', '.join(known)}", file=sys.stderr)
+        return 2
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    results: list[dict[str, object]] = []
+    print(f"{'benchmark':34} {'median':>8} {'goal':>8}  rounds")
+    for name in names or known:
+        benchmark = known[name]
+        figures = [round(benchmark.measure(), 4) for _ in range(benchmark.rounds)]
+        median = statistics.median(figures)
+        sign = ">=" if benchmark.higher_is_better else "<="
+        print(f"{name:34} {median:8.3f} {sign}{benchmark.goal:6.2f}  {figures}", flush=True)
+        results.append(
+            {
+                "name": name,
+                "ratio": median,
+                "goal": benchmark.goal,
+                "higher_is_better": benchmark.higher_is_better,
+                "runs": figures,
+                "command": f"python benchmarks/run.py {name}",
+                "commit": commit.stdout.strip(),
+                "date": datetime.date.today().isoformat(),
+            }
+        )
+    target = ROOT / "benchmarks" / "results" / "latest.json"
+    target.parent.mkdir(exist_ok=True)
+    kept = json.loads(target.read_text()) if names and target.exists() else []
+    done = {result["name"] for result in results}
+    target.write_text(json.dumps([*(r for r in kept if r["name"] not in done), *results], indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

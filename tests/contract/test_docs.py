@@ -1,0 +1,57 @@
+"""docs/reference.md names every config field, model, metric, error, job and reject reason."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from raysys import errors
+from raysys.data.events import SideFeature, SideTable
+from raysys.evaluation.metrics import CATALOGUE_METRICS, METRICS
+from raysys.models import MODELS
+from raysys.run import SECTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+CONFIGS = [*SECTIONS.values(), SideTable, SideFeature, *(entry.config for entry in MODELS.values())]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_every_field_has_a_row(config):
+    missing = [field.name for field in dataclasses.fields(config) if f"| `{field.name}` |" not in REFERENCE]
+    assert missing == []
+
+
+def test_every_field_has_a_docstring_under_it():
+    for config in CONFIGS:
+        module = Path(ROOT, *config.__module__.split(".")).with_suffix(".py")
+        tree = ast.parse(module.read_text(encoding="utf-8"))
+        body = next(
+            node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config.__name__
+        )
+        for node, after in zip(body, [*body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign):
+                documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert documented, f"{config.__name__}.{ast.unparse(node.target)}"
+
+
+def test_models_metrics_errors_and_jobs_are_named():
+    assert [name for name in MODELS if f"`{name}`" not in REFERENCE] == []
+    assert [name for name in (*METRICS, *CATALOGUE_METRICS) if f"`{name}" not in REFERENCE] == []
+    kinds = [name for name, value in vars(errors).items() if isinstance(value, type)]
+    assert len(kinds) == 7
+    assert [name for name in kinds if f"`{name}`" not in REFERENCE] == []
+    jobs = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
+    assert len(jobs) >= 8
+    assert [name for name in jobs if f"`{name}" not in REFERENCE] == []
+
+
+def test_every_reject_reason_is_named():
+    source = (ROOT / "raysys" / "data" / "events.py").read_text(encoding="utf-8")
+    reasons = set(re.findall(r'"(null_\w+|unparsable_time|time_out_of_range|bad_number)"', source)) | {
+        "duplicate"
+    }
+    assert len(reasons) >= 7
+    assert [name for name in reasons if f"`{name}`" not in REFERENCE] == []
