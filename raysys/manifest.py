@@ -50,7 +50,7 @@ class Manifest:
 
 
 def find_manifest(folder: Folder, kind: str) -> Manifest | None:
-    """Return the manifest of a finished folder of this kind and format version, or None.
+    """Return the manifest of a finished, intact folder of this kind and format version, or None.
 
     Raises:
         ManifestError: a manifest that cannot be read.
@@ -64,7 +64,9 @@ def find_manifest(folder: Folder, kind: str) -> Manifest | None:
         or table.get("format_version") != FORMAT_VERSION
     ):
         return None
-    return _manifest_of(table, folder)
+    manifest = _manifest_of(table, folder)
+    intact = all(folder.size(name) == size for name, size in manifest.files.items())
+    return manifest if intact else None
 
 
 def read_manifest(folder: Folder, kind: str, made_by: str) -> Manifest:

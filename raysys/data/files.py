@@ -190,6 +190,7 @@ def _read_csv(stream: pa.NativeFile | gzip.GzipFile, source: Source) -> Iterator
     stream.seek(0)
     convert = pacsv.ConvertOptions(
         column_types={name: pa.string() for name in names},
+        null_values=[""],  # an item may well be called NA or null
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysys.data.events import REJECTED_SCHEMA, combine
+from raysys.data.events import REJECTED_SCHEMA
+from raysys.data.parsing import combine
 
 MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.data.events import combine
+from raysys.data.parsing import combine
 from raysys.data.splits import TEST, TRAIN, VALID, VISIBLE
 from raysys.storage import Folder
 

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.config import require
-from raysys.data.events import combine
+from raysys.data.parsing import combine
 from raysys.data.partitions import hash_text
 from raysys.data.splits import SplitConfig, Timeline, assign_roles
 from raysys.data.vocabulary import Vocabulary

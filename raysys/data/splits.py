@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from raysys.config import require
+from raysys.data.parsing import parse_iso8601
 from raysys.data.partitions import mix
 from raysys.seeds import derive_seed
 
@@ -69,10 +71,6 @@ class SplitConfig:
 
 
 def _seconds(text: str) -> int | None:
-    import pyarrow as pa
-
-    from raysys.data.events import parse_iso8601
-
     value, bad = parse_iso8601(pa.array([text], pa.string()))
     return None if bad[0] else int(value[0] // 10**9)
 

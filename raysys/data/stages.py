@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.data.events import REJECTED_SCHEMA, DataConfig, check_columns, combine, event_schema, normalise
+from raysys.data.events import REJECTED_SCHEMA, DataConfig, check_columns, event_schema, normalise
 from raysys.data.files import Piece, read_piece
+from raysys.data.parsing import combine
 from raysys.data.partitions import content_digest, partition_of, sort_events, split_duplicates
 from raysys.data.sequences import SessionConfig, sequence_table, windows_of
 from raysys.data.splits import TEST, TRAIN, VALID, SplitConfig

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysys.config import suggest
-from raysys.data.events import SideFeature, SideTable, combine, is_empty, parse_number
+from raysys.data.events import SideFeature, SideTable
 from raysys.data.files import list_sources, pieces_of, read_piece
+from raysys.data.parsing import combine, is_empty, parse_number
 from raysys.data.vocabulary import Vocabulary
 from raysys.errors import DataError, SchemaError
 from raysys.schema import NUM_RESERVED, UNKNOWN_IDX, Entity, Feature
@@ -114,8 +115,9 @@ def _categorical(name: str, column: pa.ChunkedArray, rows: np.ndarray, entity: E
 def _multi_valued(
     name: str, column: pa.ChunkedArray, rows: np.ndarray, entity: Entity, config: SideFeature
 ) -> Encoded:
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        lists = combine(column)
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        lists = combine(column).cast(pa.list_(kind.value_type))
     else:
         lists = pc.split_pattern(combine(column.cast(pa.string())), pattern=config.separator)
     lists = lists.take(pa.array(rows, mask=rows < 0))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.data.events import combine
+from raysys.data.parsing import combine
 from raysys.errors import DataError
 from raysys.schema import NUM_RESERVED, UNKNOWN_IDX
 from raysys.storage import Folder

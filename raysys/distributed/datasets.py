@@ -4,6 +4,7 @@ One hash shuffle by user (Ray Data), then maps over the partitions. What is comp
 is where it runs and how the results come together.
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -19,8 +20,9 @@ import pyarrow as pa
 import ray.data
 
 from raysys import config as configuration
-from raysys.data.events import DataConfig, SideTable, check_columns, combine
+from raysys.data.events import DataConfig, SideTable, check_columns
 from raysys.data.files import Source, fingerprint, list_sources, pieces_of, schema_of
+from raysys.data.parsing import combine
 from raysys.data.stages import (
     Core,
     count_items,
@@ -294,15 +296,15 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
 def find_core(data: DataConfig, staged: Folder, parts: list[str]) -> Core:
     """Return the largest set in which every item and every user has enough events (k-core)."""
     core = Core(None, data.min_user_events)
-    for round_number in range(1, 1000):
+    for round_number in itertools.count(1):  # items only ever leave, so there is a last round
         ids, counts = _merge_counts(run_tasks(count_items, parts, staged, core))
         kept = ids.filter(pa.array(counts >= data.min_item_events))
         before = None if core.kept_items is None else len(core.kept_items)
         if len(kept) == before:
             logger.info(fields(core_rounds=round_number, items=len(kept)))
-            break
+            return core
         core = Core(kept, data.min_user_events)
-    return core
+    raise AssertionError("unreachable: the rounds end when no item leaves")
 
 
 def _merge_counts(parts: list[tuple[pa.Array, np.ndarray]]) -> tuple[pa.Array, np.ndarray]:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import ray
 
 from raysys import config as configuration
-from raysys.data.events import combine
+from raysys.data.parsing import combine
 from raysys.distributed.cluster import num_cpus, run_tasks
 from raysys.distributed.exporter import KIND as VECTORS
 from raysys.errors import ConfigError, RetrievalError

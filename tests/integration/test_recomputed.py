@@ -1,4 +1,4 @@
-"""Metrics of held-out baskets, recomputed from recommendations.parquet and the raw log alone, in plain loops."""
+"""Metrics of held-out baskets, recomputed from recommendations.parquet and the raw log alone, by loops."""
 
 import math
 from collections import Counter, defaultdict

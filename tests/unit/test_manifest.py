@@ -108,3 +108,12 @@ def test_a_manifest_that_is_no_json_is_refused_with_a_remedy(folder, text):
     for read in (read_manifest, lambda *_: find_manifest(folder, "features")):
         with pytest.raises(ManifestError, match=r"manifest\.json: .*not valid JSON.*; delete .*features"):
             read(folder, "features", "prepare")
+
+
+def test_a_folder_that_lost_a_file_does_not_count_as_finished(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write_bytes("part.parquet", b"1234")
+    Manifest(kind="features", config_digest="c", parents={}).write(folder)
+    assert find_manifest(folder, "features") is not None
+    (tmp_path / "part.parquet").unlink()
+    assert find_manifest(folder, "features") is None

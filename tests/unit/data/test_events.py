@@ -6,18 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysys.data.events import (
-    EARLIEST_NS,
-    LATEST_NS,
-    DataConfig,
-    check_columns,
-    event_schema,
-    normalise,
-    parse_iso8601,
-    parse_number,
-    parse_time,
-    parse_whole,
-)
+from raysys.data.events import DataConfig, check_columns, event_schema, normalise
+from raysys.data.parsing import EARLIEST_NS, LATEST_NS, parse_iso8601, parse_number, parse_time, parse_whole
 from raysys.errors import SchemaError
 
 T = 1_600_000_000
@@ -297,3 +287,21 @@ def test_an_empty_block_gives_no_rows():
     out = normalise(raw, config_of(), "f", 0, 0)
     assert (out.events.num_rows, out.rejected.num_rows, out.dropped) == (0, 0, {})
     assert np.array_equal(out.events.schema.names, event_schema(config_of()).names)
+
+
+def test_dictionary_encoded_columns_are_read_as_their_values():
+    config = DataConfig(
+        events="x", columns={"user": "u", "item": "i", "time": "t", "rating": "r"}, min_rating=2.0
+    )
+    raw = pa.table(
+        {
+            "u": pa.array(["a", "b"]).dictionary_encode(),
+            "i": pa.array([7, 8]).dictionary_encode(),
+            "t": pa.array([1_600_000_000, 1_600_000_001]).dictionary_encode(),
+            "r": pa.array([1.0, 5.0]).dictionary_encode(),
+        }
+    )
+    block = normalise(raw, config, "log", 0, 0)
+    assert block.events.column("user_id").to_pylist() == ["b"]
+    assert block.events.column("item_id").to_pylist() == ["8"]
+    assert block.dropped == {"below_min_rating": 1}

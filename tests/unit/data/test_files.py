@@ -201,3 +201,10 @@ def test_fingerprints_change_with_names_sizes_and_times(tmp_path):
     longer = fingerprint(list_sources(path, "k"))
     other = fingerprint(list_sources(write(tmp_path, "b.csv", CSV), "k"))
     assert len({first, touched, longer, other}) == 4
+
+
+def test_only_an_empty_field_of_a_csv_is_null(tmp_path):
+    (tmp_path / "log.csv").write_text("item,user\nNA,1\nnull,2\n,3\nnan,4\n")
+    piece = pieces_of(list_sources(str(tmp_path / "log.csv"), "data.events")[0])[0]
+    items = [item for table in read_piece(piece) for item in table.column("item").to_pylist()]
+    assert items == ["NA", "null", None, "nan"]
