@@ -19,12 +19,23 @@ class _Context(logging.Filter):
         return True
 
 
+class _Stdout(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stdout` is at the time of writing, which somebody may have replaced meanwhile."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stdout
+
+
 def configure(stage: str, rank: int | None = None, stream: TextIO | None = None) -> None:
     """Send the `raysys` loggers to `stream` (default stdout), with stage and rank on every line.
 
     Rank None is a driver. Rank 0 logs at INFO, the other ranks at WARNING. A second call replaces the set-up.
     """
-    handler = logging.StreamHandler(stream or sys.stdout)
+    handler = logging.StreamHandler(stream) if stream else _Stdout()
     handler.setFormatter(logging.Formatter(FORMAT, datefmt="%H:%M:%S"))
     handler.addFilter(_Context(stage, rank))
     root = logging.getLogger("raysys")

@@ -2,7 +2,7 @@
 sections."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from raysys.errors import ConfigError
 from raysys.evaluation.metrics import EvaluationConfig
 from raysys.models import read_model_config
 from raysys.retrieval.index import IndexConfig
+from raysys.storage import public_uri
 from raysys.training import TrainingConfig
 
 
@@ -96,8 +97,9 @@ class RunConfig:
         return config.digest([*parts, config.to_table(self.index), config.to_table(self.evaluation)])
 
     def to_toml(self) -> str:
-        """Return the resolved run as a run file."""
+        """Return the resolved run as a run file, without credentials that a URI may hold."""
         tables = config.to_table(self)
+        _each_path(tables, public_uri)
         tables["model"] = {"name": tables.pop("model_name"), **tables["model"]}
         return config.to_toml(tables)
 
@@ -157,14 +159,19 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def _anchor(tables: Mapping[str, Any], base: Path) -> None:
     """Make the paths of `[data]` absolute, in place."""
+    _each_path(tables, lambda path: _absolute(path, base))
+
+
+def _each_path(tables: Mapping[str, Any], change: Callable[[str], str]) -> None:
+    """Replace every path of `[data]`, in place; values that are no text are left to the reader to refuse."""
     data = tables.get("data")
     if not isinstance(data, dict):
         return
     for table, key in ((data, "events"), (data.get("items"), "path"), (data.get("users"), "path")):
         if isinstance(table, dict) and isinstance(table.get(key), str):
-            table[key] = _absolute(table[key], base)
+            table[key] = change(table[key])
         elif isinstance(table, dict) and isinstance(table.get(key), list):
-            table[key] = [_absolute(item, base) if isinstance(item, str) else item for item in table[key]]
+            table[key] = [change(item) if isinstance(item, str) else item for item in table[key]]
 
 
 def _absolute(path: str, base: Path) -> str:

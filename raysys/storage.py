@@ -22,6 +22,15 @@ from raysys.errors import ConfigError, DataError
 MANIFEST = "manifest.json"
 
 
+def public_uri(text: str) -> str:
+    """Return a path or URI without credentials and without its query, where secrets may stand."""
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return text
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
 class Folder:
     """A folder named by a local path or a URI (`s3://`, `gs://`, `hdfs://`, `file://`). Cheap to send to
     workers."""
@@ -29,26 +38,35 @@ class Folder:
     def __init__(self, uri: str | os.PathLike[str]) -> None:
         """Raises ConfigError where pyarrow knows no file system for the URI."""
         text = str(uri)
-        self.uri = text.rstrip("/") if "://" in text else os.path.abspath(os.path.expanduser(text))
-        self._open()
-
-    def _open(self) -> None:
-        if "://" not in self.uri:
-            self.filesystem, self.path = pafs.LocalFileSystem(), self.uri
+        if "://" not in text:
+            text = os.path.abspath(os.path.expanduser(text))
+        base, mark, query = text.partition("?") if "://" in text else (text, "", "")
+        self._base, self._query = base.rstrip("/") or "/", mark + query
+        self.uri = public_uri(self._base)
+        """Where the folder is, fit for logs: credentials and query are left out."""
+        if "://" not in text:
+            self.filesystem, self.path = pafs.LocalFileSystem(), self._base
             return
         try:
-            self.filesystem, self.path = pafs.FileSystem.from_uri(self.uri)
+            self.filesystem, self.path = pafs.FileSystem.from_uri(self._base + self._query)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ConfigError(f"{self.uri}: not a path or URI that can be opened: {error}") from None
+            reason = str(error).replace(self._query or "\0", "").replace(self._base, self.uri)
+            raise ConfigError(f"{self.uri}: not a path or URI that can be opened: {reason}") from None
 
     def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
-        return Folder, (self.uri,)
+        return Folder, (self._base + self._query,)
 
     def __repr__(self) -> str:
         return f"Folder({self.uri!r})"
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.uri}/{name}")
+        return Folder(f"{self._base.rstrip('/')}/{name}{self._query}")
+
+    @property
+    def parent(self) -> tuple["Folder", str]:
+        """The folder that this one is in, and its name in it."""
+        above, _, name = self._base.rpartition("/")
+        return Folder((above or "/") + self._query), name
 
     @property
     def is_local(self) -> bool:

@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests: one thread, a modest number of examples, one local Ray cluster."""
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -25,3 +26,13 @@ def ray_cluster() -> Iterator[None]:
     connect("local", ClusterConfig(object_store_mb=150, workers=4))
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A job configures logging for its process; no test sees what another test's job set up."""
+    logger = logging.getLogger("raysys")
+    before = (logger.handlers[:], logger.propagate, logger.level)
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[1]
+    logger.setLevel(before[2])

@@ -15,7 +15,7 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from raysys.errors import DataError
-from raysys.storage import Folder
+from raysys.storage import Folder, public_uri
 
 ROWS_PER_PIECE = 2_000_000
 """Parquet row groups are gathered into pieces of about this many rows; a text file is one piece."""
@@ -25,16 +25,16 @@ HEAD_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """One file: its folder's URI, its name, its number in the sorted list, its size in bytes."""
+    """One file: its folder, its name, its number in the sorted list, its size in bytes."""
 
-    folder: str
+    folder: Folder
     name: str
     number: int
     size: int
 
     @property
     def uri(self) -> str:
-        return f"{self.folder}/{self.name}"
+        return f"{self.folder.uri}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -65,35 +65,36 @@ def list_sources(paths: str | Sequence[str], key: str) -> list[Source]:
     Raises:
         DataError: nothing is found, or a format is unknown.
     """
-    found: dict[str, tuple[str, str, int]] = {}
+    found: dict[str, tuple[Folder, str, int]] = {}
     for path in [paths] if isinstance(paths, str) else paths:
         matches = list(_expand(path))
         if not matches:
             raise DataError(
-                f"{path}: no file found; {key} names it. See jobs/download.py for the public data sets"
+                f"{public_uri(path)}: no file found; {key} names it. See jobs/download.py for the public "
+                "data sets"
             )
         for folder, name, size in matches:
             file_format(name)
-            found[f"{folder}/{name}"] = (folder, name, size)
-    return [Source(*found[uri][:2], number, found[uri][2]) for number, uri in enumerate(sorted(found))]
+            found[f"{folder.uri}/{name}"] = (folder, name, size)
+    files = [found[uri] for uri in sorted(found)]
+    return [Source(folder, name, number, size) for number, (folder, name, size) in enumerate(files)]
 
 
-def _expand(path: str) -> Iterator[tuple[str, str, int]]:
-    parent_uri, _, pattern = Folder(path).uri.rpartition("/")
-    parent = Folder(parent_uri or "/")
+def _expand(path: str) -> Iterator[tuple[Folder, str, int]]:
+    parent, pattern = Folder(path).parent
     if any(sign in pattern for sign in "*?["):
         for info in _entries(parent):
             if PurePosixPath(info.base_name).match(pattern):
-                yield parent.uri, info.base_name, info.size
+                yield parent, info.base_name, info.size
         return
     info = parent.filesystem.get_file_info(f"{parent.path}/{pattern}")
     if info.type == pafs.FileType.Directory:
         folder = parent / pattern
         for entry in _entries(folder):
             if not entry.base_name.startswith((".", "_")):
-                yield folder.uri, entry.base_name, entry.size
+                yield folder, entry.base_name, entry.size
     elif info.type == pafs.FileType.File:
-        yield parent.uri, pattern, info.size
+        yield parent, pattern, info.size
 
 
 def _entries(folder: Folder) -> list[pafs.FileInfo]:
@@ -106,7 +107,7 @@ def fingerprint(sources: Sequence[Source]) -> str:
     data."""
     lines: list[str] = []
     for source in sources:
-        folder = Folder(source.folder)
+        folder = source.folder
         info = folder.filesystem.get_file_info(f"{folder.path}/{source.name}")
         lines.append(f"{source.uri}\t{info.size}\t{info.mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -124,7 +125,7 @@ def schema_of(source: Source) -> pa.Schema:
 
 def _footer(source: Source) -> tuple[pa.Schema, list[int]]:
     try:
-        with Folder(source.folder).open_input(source.name) as file:
+        with source.folder.open_input(source.name) as file:
             parquet = pq.ParquetFile(file)
             metadata = parquet.metadata
             return parquet.schema_arrow, [
@@ -156,7 +157,7 @@ def read_piece(piece: Piece, columns: Sequence[str] | None = None) -> Iterator[p
     `wrong_width`
     rows of a CSV file raise DataError with the row's number.
     """
-    source, folder = piece.source, Folder(piece.source.folder)
+    source, folder = piece.source, piece.source.folder
     kind = file_format(source.name)
     try:
         with folder.open_input(source.name) as file:

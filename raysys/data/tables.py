@@ -13,6 +13,7 @@ from raysys.data.parsing import combine, is_empty, parse_number
 from raysys.data.vocabulary import Vocabulary
 from raysys.errors import DataError, SchemaError
 from raysys.schema import NUM_RESERVED, UNKNOWN_IDX, Entity, Feature
+from raysys.storage import public_uri
 
 Encoded = tuple[Feature, pa.Array, Vocabulary | None]
 
@@ -40,23 +41,26 @@ def read_side_table(side: SideTable, key: str) -> pa.Table:
                         )
                 tables.append(table.select(sorted(wanted)))
     if not sum(table.num_rows for table in tables):
-        raise DataError(f"{side.path}: no rows; {key}.path names it")
+        raise DataError(f"{public_uri(side.path)}: no rows; {key}.path names it")
     table = pa.concat_tables(tables, promote_options="permissive")
     kind = table.schema.field(side.id).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise SchemaError(
-            f"{side.path}: column {side.id!r} ({key}.id) has type {kind}, expected text or integer"
+            f"{public_uri(side.path)}: column {side.id!r} ({key}.id) has type {kind}, expected text or "
+            "integer"
         )
     ids = combine(table.column(side.id).cast(pa.string()))
     empty = int(is_empty(ids).sum())
     if empty:
-        raise DataError(f"{side.path}: {empty} rows without an id in column {side.id!r}; remove them")
+        raise DataError(
+            f"{public_uri(side.path)}: {empty} rows without an id in column {side.id!r}; remove them"
+        )
     distinct = pc.count_distinct(ids).as_py()
     if distinct != len(ids):
         counts = pc.value_counts(ids)
         twice = next(row["values"] for row in counts.to_pylist() if row["counts"] > 1)
         raise DataError(
-            f"{side.path}: {len(ids) - distinct} rows repeat an id in column {side.id!r} "
+            f"{public_uri(side.path)}: {len(ids) - distinct} rows repeat an id in column {side.id!r} "
             f"(for example {twice!r}); keep one row per id"
         )
     return table.set_column(table.schema.get_field_index(side.id), side.id, ids)

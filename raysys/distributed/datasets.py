@@ -103,7 +103,7 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
     """Write `events/part-*.parquet`, one file per user partition, sorted, and `rejected/`."""
     pieces = [piece for source in sources for piece in pieces_of(source)]
     if not pieces:
-        raise DataError(f"{data.events}: the log holds no rows; data.events names it")
+        raise DataError(f"{sources[0].uri}: the log holds no rows; data.events names it")
     size = sum(source.size for source in sources)
     num_partitions = data.partitions or max(MIN_PARTITIONS, -(-size // BYTES_PER_PARTITION))
     context = ray.data.DataContext.get_current()
@@ -154,7 +154,7 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
         {reason: count for reason, count in sorted(rejected.items()) if count},
         dict(sorted(dropped.items())),
     )
-    _check_rejected(data, result, staged)
+    check_rejected(data, result, staged, sources[0].uri)
     return result
 
 
@@ -185,11 +185,11 @@ def _progress(staged: Folder, num_pieces: int, num_partitions: int, every_s: flo
         thread.join()
 
 
-def _check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder) -> None:
+def check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder, log: str) -> None:
     total = sum(shuffled.rejected.values())
     logger.info(fields(rows=shuffled.rows_in, rejected=total, **shuffled.rejected, **shuffled.dropped))
     if shuffled.rows_in == 0:
-        raise DataError(f"{data.events}: the log holds no rows; data.events names it")
+        raise DataError(f"{log}: the log holds no rows; data.events names it")
     if total <= data.max_reject_fraction * shuffled.rows_in:
         if not shuffled.parts:
             raise DataError(

@@ -61,7 +61,7 @@ def shuffle_here(data, sources, staged):
         rejected["duplicate"] = twice
     parts = [f"part-{row['partition']:05d}.parquet" for row in rows]
     shuffled = datasets.Shuffled(parts, sum(entry["rows"] for entry in stats), rejected, dropped)
-    datasets._check_rejected(data, shuffled, staged)
+    datasets.check_rejected(data, shuffled, staged, sources[0].uri)
     return shuffled
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raysys.errors import ConfigError, DataError
-from raysys.storage import MANIFEST, Folder, replacing
+from raysys.storage import MANIFEST, Folder, public_uri, replacing
 
 
 def test_a_folder_reads_what_it_wrote(tmp_path):
@@ -135,3 +135,27 @@ def test_an_object_store_folder_is_finished_when_its_manifest_is_written_last(tm
     with pytest.raises(ValueError, match="stop"):
         write_and_fail(target, ValueError("stop"))
     assert not target.exists(MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@bucket/a/b", "s3://bucket/a/b"),
+        ("s3://bucket/a?secret_key=x&region=y", "s3://bucket/a"),
+        ("/plain/path?with=mark", "/plain/path?with=mark"),
+        ("gs://bucket", "gs://bucket"),
+    ],
+)
+def test_credentials_are_not_shown(text, shown):
+    assert public_uri(text) == shown
+
+
+def test_a_folder_of_an_object_store_keeps_its_query_and_hides_it():
+    folder = Folder("s3://key:secret@bucket/runs?region=eu-west-1&scheme=http") / "a"
+    again = pickle.loads(pickle.dumps(folder))
+    for one in (folder, again):
+        assert (one.uri, one.path, one.is_local) == ("s3://bucket/runs/a", "bucket/runs/a", False)
+        assert one.filesystem.region == "eu-west-1"
+        assert "secret" not in repr(one)
+        above, name = one.parent
+        assert (above.path, name) == ("bucket/runs", "a")
