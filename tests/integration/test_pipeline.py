@@ -152,3 +152,26 @@ def test_a_report_of_nothing_is_one_clear_line(tmp_path, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert "jobs/evaluate.py" in error
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        'kind = "time"\nvalid_from = "2020-09-19T00:00:00Z"\ntest_from = "2020-09-22"',
+        'kind = "user"\nvalid_fraction = 0.2\ntest_fraction = 0.3',
+        'kind = "random_target"\nvalid_fraction = 0.05\ntest_fraction = 0.05',
+        'kind = "leave_one_out"\nunit = "session"\nfilter_seen = false',
+    ],
+    ids=["time", "user", "random_target", "session"],
+)
+def test_every_split_goes_down_the_whole_line(tmp_path, ray_cluster, split):
+    folder = planted_log(tmp_path, users=80)
+    training = "epochs = 1\nbatch_size = 64\nlearning_rate = 0.01"
+    path = run_file(folder, split=split, training=training, session="gap_s = 59")
+    assert pipeline.main(["--run", str(path), "--out", str(folder / "out")]) == 0
+    results = Folder(folder / "out" / "evaluation").read_json("metrics.json")
+    info = Folder(folder / "out" / "features").read_json("manifest.json")["info"]
+    assert 0 < results["protocol"]["queries"] == info["queries"]["test"] <= 80
+    assert 0 <= results["metrics"]["hit_rate@10"] <= 1
+    lists = pq.read_table(folder / "out" / "evaluation" / "recommendations.parquet")
+    assert len(set(lists.column("user_id").to_pylist())) == results["protocol"]["queries"]
