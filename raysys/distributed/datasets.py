@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,6 +134,13 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
         )
         with _progress(staged, len(pieces), num_partitions):
             rows = dataset.take_all()
+    result = _gather(staged, rows)
+    check_rejected(data, result, staged, sources[0].uri)
+    return result
+
+
+def _gather(staged: Folder, rows: list[dict[str, int]]) -> Shuffled:
+    """Return the outcome of the shuffle from its rows and the counts that read tasks left in files."""
     written = [row["partition"] for row in rows]
     if len(set(written)) != len(written):
         raise AssertionError(
@@ -148,14 +155,12 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
         dropped.update(stats["dropped"])
     (staged / "stats").delete()
     rejected.update({"duplicate": sum(row["duplicates"] for row in rows)})
-    result = Shuffled(
+    return Shuffled(
         [f"part-{number:05d}.parquet" for number in sorted(written)],
         rows_in,
         {reason: count for reason, count in sorted(rejected.items()) if count},
         dict(sorted(dropped.items())),
     )
-    check_rejected(data, result, staged, sources[0].uri)
-    return result
 
 
 def _items(count: int) -> Any:
@@ -236,20 +241,7 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
         run.data.features,
         progress="count",
     )
-    events = sum(part["events"] for part in counts)
-    in_log = sum(part["read"] for part in counts)
-    if events == 0:
-        raise DataError(
-            f"no event is left of {in_log}: data.min_item_events = {run.data.min_item_events} and "
-            f"data.min_user_events = {run.data.min_user_events} remove them all; lower them"
-        )
-    for part in ("valid", "test"):
-        if not sum(count["queries"][part] for count in counts):
-            raise DataError(
-                f"[split]: the {part} part is empty under kind = {run.split.kind!r}, unit = "
-                f"{run.split.unit!r}; "
-                "check the cut-offs or fractions, or whether users have enough events"
-            )
+    _check_left(run, counts)
     vocabularies = {
         name: Vocabulary.build(*_merge_counts([part["values"][name] for part in counts]))
         for name in ("user", "item", *(f"event_{feature}" for feature in run.data.features))
@@ -263,24 +255,55 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
         *(staged, core, run.session, run.split, vocabularies, profile),
         progress="sequences",
     )
+    return _describe(run, shuffled, counts, vocabularies, described)
+
+
+def _check_left(run: RunConfig, counts: list[dict[str, Any]]) -> None:
+    """Raise DataError where no event or no query is left."""
+    if not sum(part["events"] for part in counts):
+        raise DataError(
+            f"no event is left of {sum(part['read'] for part in counts)}: data.min_item_events = "
+            f"{run.data.min_item_events} and data.min_user_events = {run.data.min_user_events} remove them "
+            "all; lower them"
+        )
+    for part in ("valid", "test"):
+        if not sum(count["queries"][part] for count in counts):
+            raise DataError(
+                f"[split]: the {part} part is empty under kind = {run.split.kind!r}, unit = "
+                f"{run.split.unit!r}; check the cut-offs or fractions, or whether users have enough events"
+            )
+
+
+def _describe(
+    run: RunConfig,
+    shuffled: Shuffled,
+    counts: list[dict[str, Any]],
+    vocabularies: Mapping[str, Vocabulary],
+    described: list[Feature],
+) -> dict[str, Any]:
+    """Return what the manifest says of the features, and log the summary."""
+
+    def total(name: str) -> int:
+        return sum(part[name] for part in counts)
+
     dropped = dict(shuffled.dropped)
-    if in_log > events:
-        dropped["outside_core"] = in_log - events
+    if total("read") > total("events"):
+        dropped["outside_core"] = total("read") - total("events")
     digest = [sum(part["digest"][i] for part in counts) % 2**64 for i in (0, 1)]
+    queries = {part: sum(count["queries"][part] for count in counts) for part in ("valid", "test")}
     summary: dict[str, Any] = {
-        "events": events,
+        "events": total("events"),
         "users": vocabularies["user"].size - NUM_RESERVED,
         "items": vocabularies["item"].size - NUM_RESERVED,
-        "sessions": sum(part["sessions"] for part in counts),
+        "sessions": total("sessions"),
         "rows": shuffled.rows_in,
-        "train_events": sum(part["train"] for part in counts),
-        "samples": sum(part["samples"] for part in counts),
-        "queries": {part: sum(count["queries"][part] for count in counts) for part in ("valid", "test")},
+        "train_events": total("train"),
+        "samples": total("samples"),
     }
-    shown: dict[str, Any] = {name: value for name, value in summary.items() if name != "queries"}
-    logger.info(fields(**shown, valid=summary["queries"]["valid"], test=summary["queries"]["test"]))
+    logger.info(fields(**summary, **queries))
     return {
         **summary,
+        "queries": queries,
         "rejected": shuffled.rejected,
         "dropped": dropped,
         "data_digest": f"{digest[0]:016x}{digest[1]:016x}",

@@ -19,7 +19,7 @@ from raysys.seeds import derive_seed
 from raysys.storage import Folder
 
 if TYPE_CHECKING:
-    from raysys.distributed.trainer import Rank
+    from raysys.distributed.loop import Rank
 
 BATCH = 512
 

@@ -1,0 +1,306 @@
+"""The training loop that every rank runs, with or without Ray around it.
+
+A position (epoch, step) and the seed decide everything that a step sees, so a run that was stopped anywhere
+goes on from its last checkpoint as if it had not been, on another number of workers if need be.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from raysys.data.epochs import EpochPlan, epoch_batches
+from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
+from raysys.distributed.validation import validate
+from raysys.manifest import Manifest
+from raysys.models import build_model
+from raysys.nn.negatives import NegativeSampler
+from raysys.run import RunConfig
+from raysys.seeds import derive_seed
+from raysys.storage import Folder
+from raysys.training import StepTotals, build_optimizer, train_steps
+
+TICK_STEPS = 10
+"""Steps between two reductions of loss, stop flag and time over the ranks."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every rank needs; small enough to send."""
+
+    run: RunConfig
+    features: Folder
+    manifest: Manifest
+    out: Folder
+
+    @property
+    def plan(self) -> EpochPlan:
+        training = self.run.training
+        return EpochPlan(
+            parts=self.manifest.info["part_samples"],
+            events=self.manifest.info["part_events"],
+            batch_size=training.batch_size,
+            seed=training.seed,
+            shuffle_events=training.shuffle_events,
+            history_length=self.run.model.history_length,
+        )
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One worker's place in the group, and how it talks to the driver."""
+
+    rank: int
+    world: int
+    device: str
+    say: Callable[[dict[str, Any]], None]
+    stopping: Callable[[], bool]
+    report: Callable[[dict[str, float], str], None]
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Return the sums over all ranks."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+
+def train_loop(job: Job, rank: Rank) -> None:
+    """Train from the last checkpoint to the end, or until somebody asks to stop; every rank runs this."""
+    run, training = job.run, job.run.training
+    begin = time.monotonic()
+    catalog = catalog_of(job.features, job.manifest)
+    model = build_model(run.model_name, run.model, catalog, training.loss, training.seed).to(rank.device)
+    optimizer = build_optimizer(model, training)
+    resume = ResumeFolder(job.out)
+    state = resume.load(model, optimizer)
+    wrapped = _wrap(model, rank)
+    sampler = None
+    if training.loss == "sampled_softmax":
+        sampler = NegativeSampler(
+            training.sampler,
+            catalog.item_counts,
+            run.model.num_negatives,
+            power=training.sampler_power,
+            seed=derive_seed(training.seed, "negatives"),
+        )
+    loop = _Loop(job, rank, model, wrapped, optimizer, resume, state, sampler)
+    if rank.rank == 0:
+        rank.say(
+            {
+                "model": run.model_name,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "workers": rank.world,
+                "threads": torch.get_num_threads(),
+                "start_s": time.monotonic() - begin,
+            }
+        )
+    loop.run()
+
+
+def _wrap(model: nn.Module, rank: Rank) -> nn.Module:
+    if rank.world == 1:
+        return model
+    from ray.train.torch import prepare_model
+
+    return prepare_model(model)
+
+
+class _Loop:
+    """The state of one rank's training and the steps that change it."""
+
+    def __init__(
+        self,
+        job: Job,
+        rank: Rank,
+        model: nn.Module,
+        wrapped: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        resume: ResumeFolder,
+        state: State,
+        sampler: NegativeSampler | None,
+    ) -> None:
+        self.job, self.rank, self.model, self.wrapped = job, rank, model, wrapped
+        self.optimizer, self.resume, self.state, self.sampler = optimizer, resume, state, sampler
+        self.training = job.run.training
+        self.plan = job.plan
+        self.board = _Board(job.out / "logs", state.global_step) if rank.rank == 0 else None
+        self.counted = StepTotals()
+        self.clock = time.monotonic()
+        self.shown = 0.0
+        self._signalled = False
+
+    def run(self) -> None:
+        while self.state.epoch < self.training.epochs and not self.state.stopped:
+            self._epoch()
+            if self._signalled:
+                self._signalled = False
+                if self.rank.rank == 0:
+                    self.rank.say({"stopped": "signal", "checkpoint": self.save()})
+                break
+            self._end_epoch()
+        if self.board:
+            self.board.close()
+
+    def _epoch(self) -> None:
+        self.wrapped.train()
+        self.counted, self.clock = StepTotals(), time.monotonic()
+        steps = self.plan.steps(self.state.epoch)
+        if self.state.step < steps:
+            batches = self._tensors(self.state.step)
+            train_steps(
+                self.wrapped, self.optimizer, batches, self.training, self._after_step, self.rank.rank
+            )
+
+    def _tensors(self, first_step: int) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        for step, batch in self._batches(first_step):
+            arrays = dict(batch)
+            if self.sampler is not None:
+                arrays["negatives"], arrays["log_expected"] = self.sampler.draw(self.state.global_step)
+            # dropout is a function of the position, so a resumed run draws what the uninterrupted one drew
+            torch.manual_seed(derive_seed(self.training.seed, "step", self.state.global_step, self.rank.rank))
+            yield (
+                step,
+                {name: torch.from_numpy(values).to(self.rank.device) for name, values in arrays.items()},
+            )
+
+    def _batches(self, first_step: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        where = (self.plan, self.state.epoch, self.job.features, first_step, self.rank.rank, self.rank.world)
+        if self.training.source == "ray_data" and self.job.run.cluster.workers > 0:
+            from raysys.distributed.feed import ray_data_batches
+
+            return ray_data_batches(*where)
+        return epoch_batches(*where)
+
+    def _after_step(self, step: int, totals: StepTotals) -> bool:
+        self.counted = totals
+        state = self.state
+        state.step, state.global_step = step + 1, state.global_step + 1
+        last = state.step == self.plan.steps(state.epoch)
+        if state.global_step % TICK_STEPS == 0 or last:
+            self._tick()
+        if not last and state.global_step % self.training.checkpoint_every_steps == 0:
+            self._settle()
+            if self.rank.rank == 0:
+                self.save()
+        return bool(state.stopped) or self._signalled
+
+    def _settle(self) -> None:
+        """Move this rank's sums since the last time into the state, summed over all ranks."""
+        names = sorted(self.counted.sums)
+        totals = self.rank.sum([*(self.counted.sums[name] for name in names), float(self.counted.samples)])
+        for name, value in zip(names, totals, strict=False):
+            self.state.epoch_sums[name] = self.state.epoch_sums.get(name, 0.0) + value
+        self.state.epoch_samples += int(totals[-1])
+        self.state.samples += int(totals[-1])
+        now = time.monotonic()
+        self.state.train_s += now - self.clock
+        self.clock = now
+        self.counted.sums.clear()
+        self.counted.samples = 0
+
+    def _tick(self) -> None:
+        """Agree over the ranks on the sums, on a wish to stop and on the time, and show progress."""
+        self._settle()
+        state, limit = self.state, self.training.max_minutes * 60
+        wishes = [0.0, 0.0]
+        if self.rank.rank == 0:
+            wishes = [float(self.rank.stopping()), float(bool(limit) and state.train_s > limit)]
+        signal, timeout = self.rank.sum(wishes)
+        if signal:
+            self._signalled = True
+        elif timeout:
+            state.stopped = "max_minutes"
+        if self.rank.rank == 0 and time.monotonic() - self.shown > 2.0:
+            self.shown = time.monotonic()
+            self._progress()
+
+    def _progress(self) -> None:
+        state, steps = self.state, self.plan.steps(self.state.epoch)
+        rate = state.samples / max(state.train_s, 1e-9)
+        left = (self.training.epochs - state.epoch) * steps - state.step
+        loss = state.epoch_sums["loss"] / state.epoch_samples
+        line = {
+            "epoch": f"{state.epoch + 1}/{self.training.epochs}",
+            "step": f"{state.step}/{steps}",
+            "loss": loss,
+            "samples_per_s": round(rate),
+            "eta_s": round(left * self.training.batch_size / max(rate, 1e-9)),
+        }
+        self.rank.say(line)
+        assert self.board is not None
+        self.board.write(state.global_step, {"train/loss": loss, "train/samples_per_s": rate})
+
+    def _end_epoch(self) -> None:
+        state, training = self.state, self.training
+        self._settle()
+        metrics = {f"train/{name}": total / state.epoch_samples for name, total in state.epoch_sums.items()}
+        begin = time.monotonic()
+        metrics.update(validate(self.model, self.job.run, self.job.features, self.job.manifest, self.rank))
+        metrics["valid_s"] = time.monotonic() - begin
+        value = metrics[f"valid/{training.metric}"]
+        if value > state.best_metric:
+            state.best_epoch, state.best_metric, state.epochs_since_best = state.epoch, value, 0
+            if self.rank.rank == 0:
+                self.resume.save_best(state.epoch, self.model)
+        else:
+            state.epochs_since_best += 1
+        entry = {
+            "epoch": state.epoch + 1,
+            "step": state.global_step,
+            "samples": state.samples,
+            "train_s": state.train_s,
+            **metrics,
+        }
+        state.curve.append(entry)
+        state.epoch, state.step, state.epoch_sums, state.epoch_samples = state.epoch + 1, 0, {}, 0
+        if training.patience and state.epochs_since_best >= training.patience and not state.stopped:
+            state.stopped = "patience"
+        path = ""
+        if self.rank.rank == 0:
+            assert self.board is not None
+            self.board.write(state.global_step, metrics)
+            path = self.save()
+            self.rank.say(
+                {"epoch": f"{state.epoch}/{training.epochs}", **metrics, "best": value == state.best_metric}
+            )
+        self.rank.report({**metrics, "epoch": state.epoch}, path)
+
+    def save(self) -> str:
+        return self.resume.save(self.state, self.model, self.optimizer)
+
+
+class _Board:
+    """TensorBoard event files under `logs/`; on an object store they are written beside and copied."""
+
+    def __init__(self, logs: Folder, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.logs = logs
+        self.directory = logs.path if logs.is_local else tempfile.mkdtemp(prefix="raysys-logs-")
+        self.writer = SummaryWriter(self.directory, purge_step=first_step + 1, flush_secs=10)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        if not self.logs.is_local:
+            self._copy()
+
+    def _copy(self) -> None:
+        self.writer.flush()
+        for name in os.listdir(self.directory):
+            self.logs.write_bytes(name, (Path(self.directory) / name).read_bytes())
+
+    def close(self) -> None:
+        self.writer.close()
+        if not self.logs.is_local:
+            self._copy()
