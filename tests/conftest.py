@@ -29,10 +29,9 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """A job configures logging for its process; no test sees what another test's job set up."""
+def own_logging() -> None:
+    """A job configures logging for its process; no test sees what an earlier test or fixture set up."""
     logger = logging.getLogger("raysys")
-    before = (logger.handlers[:], logger.propagate, logger.level)
-    yield
-    logger.handlers[:], logger.propagate = before[0], before[1]
-    logger.setLevel(before[2])
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
