@@ -145,7 +145,7 @@ class Trained:
     """A finished checkpoint: the model in evaluation mode, the run that made it, its manifest and its
     state."""
 
-    model: nn.Module
+    model: Any  # an nn.Module that also satisfies one of the answering protocols of models.contract
     run: RunConfig
     manifest: Manifest
     state: State

@@ -143,7 +143,7 @@ def _index_figures(
         rows = np.arange(min(len(queries), RECALL_SAMPLE))
         exact = local_index(trained.model, features.info["items"], trained.run.model.embedding_dim, "cpu")
         answers = [
-            retrieve(VectorRetriever(trained.model, which), queries, rows, trained_run(trained, run), depth)  # type: ignore[arg-type]
+            retrieve(VectorRetriever(trained.model, which), queries, rows, trained_run(trained, run), depth)
             for which in (exact, index)
         ]
         same = [

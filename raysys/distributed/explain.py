@@ -54,7 +54,7 @@ def _explain(
     batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
     history = arrays["history"][0]
     at = queries.history.window(rows, length, "at")[0]
-    retriever = VectorRetriever(trained.model, index)  # type: ignore[arg-type]
+    retriever = VectorRetriever(trained.model, index)
     depth = run.evaluation.depth
     found = retrieve(retriever, queries, rows, run, depth)
     _, truth = ragged_rows(queries.truth_offsets, queries.truth_items, rows)
@@ -64,7 +64,7 @@ def _explain(
         return {"item_id": names[0][idx], "title": names[1][idx], **more}
 
     with torch.inference_mode():
-        vectors, active = trained.model.encode_users(batch)  # type: ignore[operator]
+        vectors, active = trained.model.encode_users(batch)
         couplings = None
         if isinstance(trained.model, InterestModel):
             couplings = trained.model.couplings(batch)[0].numpy()[history > 0].round(4).tolist()

@@ -46,7 +46,7 @@ def export(run: RunConfig, out: Folder) -> Folder:
             staged.open_output("items.parquet") as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
         ):
-            for item_idx, vectors in encode_catalogue(trained.model, vocabulary.size):  # type: ignore[arg-type]
+            for item_idx, vectors in encode_catalogue(trained.model, vocabulary.size):
                 columns = [
                     vocabulary.decode(item_idx),
                     pa.array(item_idx.astype(np.int32)),

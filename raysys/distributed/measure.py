@@ -82,7 +82,7 @@ def measure_part(part: str, job: Job) -> Measured:
 
 def retrieve_all(trained: Trained, queries: Queries, run: RunConfig, index: Any) -> tuple[Candidates, float]:
     """Return the candidates of every query, in order, and the seconds that it took."""
-    retriever = VectorRetriever(trained.model, index)  # type: ignore[arg-type]
+    retriever = VectorRetriever(trained.model, index)
     depth = run.evaluation.depth
     item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
     score = np.full((len(queries), depth), -np.inf, dtype=np.float32)
@@ -122,10 +122,10 @@ def measure_health(
         for start in range(0, len(queries), BATCH):
             rows = np.arange(start, min(start + BATCH, len(queries)))
             batch = {k: torch.from_numpy(v) for k, v in queries.batch(rows, length).items()}
-            vectors, active = (tensor.numpy() for tensor in model.encode_users(batch))  # type: ignore[operator]
-            couplings = model.couplings(batch).numpy()  # type: ignore[operator]
+            vectors, active = (tensor.numpy() for tensor in model.encode_users(batch))
+            couplings = model.couplings(batch).numpy()
             first = candidates.item_idx[rows, 0]
-            items = model.encode_items(torch.from_numpy(np.maximum(first, 0))).numpy()  # type: ignore[operator]
+            items = model.encode_items(torch.from_numpy(np.maximum(first, 0))).numpy()
             winners = np.where(first >= 0, winning_interest(vectors, active, items), -1)
             health = health or InterestHealth(vectors.shape[1])
             health.add(

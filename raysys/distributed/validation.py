@@ -1,16 +1,16 @@
 """Validation while training: real retrieval over the whole catalogue, shared out over the ranks."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from raysys.data.partitions import hash_text
 from raysys.data.samples import Queries, load_sequences, queries_of
 from raysys.evaluation.metrics import METRICS
 from raysys.manifest import Manifest
+from raysys.models.contract import VectorModel
 from raysys.retrieval.candidates import Candidates
 from raysys.retrieval.index import ExactIndex
 from raysys.retrieval.vectors import VectorRetriever, encode_catalogue
@@ -25,7 +25,7 @@ BATCH = 512
 
 
 def validate(
-    model: nn.Module, run: RunConfig, features: Folder, manifest: Manifest, rank: "Rank"
+    model: Any, run: RunConfig, features: Folder, manifest: Manifest, rank: "Rank"
 ) -> dict[str, float]:
     """Return hit_rate@k, ndcg@k and the watched metric on the validation part, the same on every rank.
 
@@ -37,7 +37,7 @@ def validate(
     k = run.training.metric_k
     names = list(dict.fromkeys([name, "hit_rate", "ndcg"]))
     index = local_index(model, manifest.info["items"], run.model.embedding_dim, rank.device)
-    retriever = VectorRetriever(model, index, rank.device)  # type: ignore[arg-type]
+    retriever = VectorRetriever(model, index, rank.device)
     totals = np.zeros(len(names) + 1)
     share = run.training.valid_users / manifest.info["queries"]["valid"]
     for part in sorted(manifest.info["part_events"]):
@@ -54,10 +54,10 @@ def validate(
     return {key: total / max(sums[-1], 1.0) for key, total in zip(keys, sums, strict=False)}
 
 
-def local_index(model: nn.Module, num_candidates: int, dim: int, device: str) -> ExactIndex:
+def local_index(model: VectorModel, num_candidates: int, dim: int, device: str) -> ExactIndex:
     """Return an exact index of the model's present item vectors."""
     index = ExactIndex("inner_product", dim)
-    for item_idx, vectors in encode_catalogue(model, num_candidates + 2, device=device):  # type: ignore[arg-type]
+    for item_idx, vectors in encode_catalogue(model, num_candidates + 2, device=device):
         index.add(item_idx, vectors)
     return index
 
