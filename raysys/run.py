@@ -32,7 +32,7 @@ class ClusterConfig:
     """Ray resources of a training worker; empty: one CPU."""
     dashboard: bool = False
     """Start the Ray dashboard with a local cluster; a real cluster has its own."""
-    object_store_mb: int = 500
+    object_store_mb: int = 1000
     """Object store of a local cluster."""
 
     def __post_init__(self) -> None:
@@ -70,6 +70,14 @@ class RunConfig:
             raise ConfigError("session.by_column: needs data.columns.session, which is not set")
         for name in ("cluster.use_gpu",) if self.cluster.use_gpu and self.cluster.workers == 0 else ():
             raise ConfigError(f"{name}: needs cluster.workers >= 1; workers = 0 runs in the calling process")
+
+    @property
+    def events_digest(self) -> str:
+        """Digest of what decides which rows of the log become which events."""
+        data = config.to_table(self.data)
+        for name in ("events", "partitions", "items", "users", "min_item_events", "min_user_events"):
+            data.pop(name, None)
+        return config.digest([data])
 
     @property
     def features_digest(self) -> str:

@@ -104,6 +104,21 @@ class Folder:
         self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
         return self.filesystem.open_output_stream(path)
 
+    def copy(self, name: str, target: "Folder", target_name: str) -> None:
+        """Copy a file into another folder of the same file system; on a local disk both names share its bytes.
+
+        So neither of the two may be written again, only deleted or replaced.
+        """
+        path = target._at(target_name)
+        target.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        if self.is_local:
+            try:
+                os.link(self._at(name), path)
+                return
+            except OSError:  # another disk, or one without hard links
+                pass
+        self.filesystem.copy_file(self._at(name), path)
+
     def read_bytes(self, name: str) -> bytes:
         with self.open_input(name) as file:
             return file.read()

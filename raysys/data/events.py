@@ -111,7 +111,7 @@ class DataConfig:
             f"max_reject_fraction: found {self.max_reject_fraction}, expected 0 to 1",
         )
         require(self.partitions >= 0, f"partitions: found {self.partitions}, expected >= 0")
-        clash = {"user_id", "item_id", "time_ns", "file", "row", "partition", "at", "role", "cut"} & set(
+        clash = {"user_id", "item_id", "time_ns", "place", "at", "role", "cut", "type"} & set(
             self.features
         )
         require(
@@ -123,19 +123,43 @@ class DataConfig:
         """Names of the event-level features, in the config's order."""
         return tuple(name for name in self.columns if name not in CORE + OPTIONAL)
 
+    @property
+    def coded_features(self) -> dict[str, str]:
+        """Event-level feature -> its column of the event table; the event type is the feature `type`."""
+        kind = {"type": "event"} if "event" in self.columns else {}
+        return kind | {name: name for name in self.features}
 
-def event_schema(config: DataConfig) -> pa.Schema:
+
+def event_schema(config: DataConfig, kinds=(pa.string(), pa.string())) -> pa.Schema:
     """Return the Arrow schema of a canonical event table under this config."""
     fields = [
-        ("user_id", pa.string()),
-        ("item_id", pa.string()),
+        ("user_id", kinds[0]),
+        ("item_id", kinds[1]),
         ("time_ns", pa.int64()),
-        ("order", pa.int64()),
     ]
+    fields += [(name, pa.int64()) for name in ("order",) if name in config.columns]
     fields += [(name, pa.string()) for name in ("session", "event") if name in config.columns]
     fields += [(name, pa.float32()) for name in ("rating", "weight") if name in config.columns]
     fields += [(name, pa.string()) for name in config.features]
-    return pa.schema([*fields, ("file", pa.int32()), ("row", pa.int64())])
+    return pa.schema([*fields, ("place", pa.int64())])
+
+
+FILE_SHIFT = 40
+
+
+def pack_place(file_number: int | np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Return (N,) int64: where events stand in the log; ordered by (file, position)."""
+    return (np.int64(1) * file_number << FILE_SHIFT) | position
+
+
+def file_of(place: np.ndarray) -> np.ndarray:
+    """Return (N,) int64 file numbers of places."""
+    return place >> FILE_SHIFT
+
+
+def position_of(place: np.ndarray) -> np.ndarray:
+    """Return (N,) int64 positions in their files of places."""
+    return place & ((1 << FILE_SHIFT) - 1)
 
 
 REJECTED_SCHEMA = pa.schema(
@@ -169,17 +193,16 @@ def normalise(raw: pa.Table, config: DataConfig, file: str, file_number: int, fi
     good = reason == ""
     keep, dropped = _wanted(values, good, config)
     rows = np.arange(first_row, first_row + raw.num_rows, dtype=np.int64)
-    values["file"] = pa.array(np.full(raw.num_rows, file_number, dtype=np.int32))
-    values["row"] = pa.array(rows)
-    schema = event_schema(config)
+    values["place"] = pa.array(pack_place(file_number, rows))
+    schema = event_schema(config, (values["user_id"].type, values["item_id"].type))
     events = pa.table([values[name] for name in schema.names], schema=schema).filter(pa.array(keep))
     bad = np.flatnonzero(~good)
     rejected = pa.table(
         {
             "file": pa.array([file] * len(bad), pa.string()),
             "reason": pa.array(reason[bad].tolist(), pa.string()),
-            "user": values["user_id"].take(pa.array(bad)),
-            "item": values["item_id"].take(pa.array(bad)),
+            "user": values["user_id"].take(pa.array(bad)).cast(pa.string()),
+            "item": values["item_id"].take(pa.array(bad)).cast(pa.string()),
             "time": column["time"].take(pa.array(bad)).cast(pa.string()),
             "row": pa.array(rows[bad]),
         },
@@ -192,11 +215,10 @@ def _read_columns(
     column: dict[str, pa.ChunkedArray], config: DataConfig, file: str, count: int
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Return the canonical columns and (N,) the reason why a row is rejected, "" where it is not."""
-    user = to_text(column["user"], file, "user", config)
-    item = to_text(column["item"], file, "item", config)
+    user = column["user"].combine_chunks() if column["user"].type==pa.int64() else to_text(column["user"], file, "user", config)
+    item = column["item"].combine_chunks() if column["item"].type==pa.int64() else to_text(column["item"], file, "item", config)
     time_ns, state = parse_time(column["time"], config.time_unit, file, config.columns["time"])
     values: dict[str, Any] = {"user_id": user, "item_id": item, "time_ns": pa.array(time_ns)}
-    values["order"] = pa.array(np.zeros(count, dtype=np.int64))
     bad_number = np.zeros(count, dtype=bool)
     if "order" in column:
         order, rest, bad = parse_whole(column["order"], file, config.columns["order"])
@@ -209,8 +231,8 @@ def _read_columns(
         if name in column:
             values[name] = to_text(column[name], file, name, config)
     reasons = {
-        "null_user": is_empty(user),
-        "null_item": is_empty(item),
+        "null_user": np.zeros(count,bool) if user.type==pa.int64() else is_empty(user),
+        "null_item": np.zeros(count,bool) if item.type==pa.int64() else is_empty(item),
         "null_time": state == 1,
         "unparsable_time": state == 2,
         "time_out_of_range": state == 3,

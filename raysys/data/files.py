@@ -19,6 +19,8 @@ from raysys.storage import Folder, public_uri
 
 ROWS_PER_PIECE = 2_000_000
 """Parquet row groups are gathered into pieces of about this many rows; a text file is one piece."""
+BYTES_PER_ROW = 30
+"""Of a text log, to guess its rows before it is read."""
 HEAD_BYTES = 1 << 20
 """Bytes of a CSV file in which its header is looked for."""
 
@@ -105,12 +107,22 @@ def _entries(folder: Folder) -> list[pafs.FileInfo]:
 def fingerprint(sources: Sequence[Source]) -> str:
     """Return a digest of names, sizes and modification times: equal means "unchanged", without reading the
     data."""
-    lines: list[str] = []
-    for source in sources:
-        folder = source.folder
-        info = folder.filesystem.get_file_info(f"{folder.path}/{source.name}")
-        lines.append(f"{source.uri}\t{info.size}\t{info.mtime_ns}")
+    lines = [f"{source.uri}\t{mark_of(source)}" for source in sources]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def mark_of(source: Source) -> str:
+    """Return size and time of change of a file, by which a changed one is told."""
+    folder = source.folder
+    info = folder.filesystem.get_file_info(f"{folder.path}/{source.name}")
+    return f"{info.size} {info.mtime_ns}"
+
+
+def rows_of(source: Source) -> int:
+    """Return the rows of a Parquet file, or a guess for a text file."""
+    if file_format(source.name) == "parquet":
+        return sum(_footer(source)[1])
+    return source.size // BYTES_PER_ROW
 
 
 def schema_of(source: Source) -> pa.Schema:

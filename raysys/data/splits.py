@@ -1,7 +1,11 @@
-"""Splits: the role of every event of a user: training target, validation target, test target or history only.
+"""Splits: the role of every event of a user.
 
-A closed set of four. Under each, a history holds only events strictly before its target's unit (event or
-session).
+    TRAIN, VALID, TEST  a target of that part
+    HISTORY             what a held-out user did first; seen by that user's validation or test history only
+    CONTEXT             an event of a type that is no target; seen by every later history of its user
+
+A closed set of four kinds. Under each, a history holds only events strictly before its target's unit (event
+or session).
 """
 
 from dataclasses import dataclass
@@ -15,8 +19,12 @@ from raysys.data.parsing import parse_iso8601
 from raysys.data.partitions import mix
 from raysys.seeds import derive_seed
 
-TRAIN, VALID, TEST, HISTORY = 0, 1, 2, 3
-VISIBLE = {"train": (TRAIN,), "valid": (TRAIN, HISTORY), "test": (TRAIN, HISTORY, VALID)}
+TRAIN, VALID, TEST, HISTORY, CONTEXT = 0, 1, 2, 3, 4
+VISIBLE = {
+    "train": (TRAIN, CONTEXT),
+    "valid": (TRAIN, CONTEXT, HISTORY),
+    "test": (TRAIN, CONTEXT, HISTORY, VALID),
+}
 """Roles that a history of each part may hold."""
 
 
@@ -30,6 +38,8 @@ class SplitConfig:
     users. random_target: one random earlier event per drawn user (MIND paper, 19:1)."""
     unit: Literal["event", "session"] = "event"
     """Hold out the last event, or the whole last session with all its items as targets (baskets)."""
+    target_events: tuple[str, ...] = ()
+    """Event types that are targets, the others are history only; empty: all. Needs `data.columns.event`."""
     filter_seen: bool = True
     """Remove items of the user's history from the lists; false where people buy again."""
     valid_from: str = ""
@@ -96,9 +106,29 @@ class Timeline:
         """(E,) int64: the row of each event's user."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    def only(self, kept: np.ndarray) -> "Timeline":
+        """Return the timeline of the kept events of the same users; (E,) bool. Units are numbered anew."""
+        user, unit = self.user[kept], self.unit[kept]
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(self.offsets) - 1))])
+        starts = np.ones(len(user), dtype=bool)
+        starts[1:] = (np.diff(user) != 0) | (np.diff(unit) != 0)
+        count = np.append(np.cumsum(starts), 0)
+        return Timeline(offsets, self.at[kept], count[:-1] - count[offsets[:-1]][user], self.user_hash)
 
-def assign_roles(timeline: Timeline, config: SplitConfig) -> np.ndarray:
-    """Return (E,) int8 roles."""
+
+def assign_roles(timeline: Timeline, config: SplitConfig, target: np.ndarray | None = None) -> np.ndarray:
+    """Return (E,) int8 roles.
+
+    Args:
+        timeline: the events.
+        config: which are held out.
+        target: (E,) bool, events that may be targets; None: all. The others are CONTEXT, and the split is that
+            of the log without them.
+    """
+    if target is not None:
+        roles = np.full(len(target), CONTEXT, dtype=np.int8)
+        roles[target] = assign_roles(timeline.only(target), config)
+        return roles
     assigners = {
         "leave_one_out": _leave_one_out,
         "time": _time,

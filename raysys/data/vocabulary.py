@@ -1,6 +1,7 @@
 """Vocabulary: ids to dense numbers and back, with a digest by which two holders prove that they share it."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,13 @@ from raysys.data.parsing import combine
 from raysys.errors import DataError
 from raysys.schema import NUM_RESERVED, UNKNOWN_IDX
 from raysys.storage import Folder
+
+
+def _by_popularity(ids: pa.Array, counts: np.ndarray) -> np.ndarray:
+    """Return (V,) int64: the order by (count down, id in byte order)."""
+    rank = np.empty(len(ids), dtype=np.int64)
+    rank[np.asarray(pc.sort_indices(ids).to_numpy())] = np.arange(len(ids))
+    return np.lexsort((rank, -np.asarray(counts)))
 
 
 @dataclass(frozen=True)
@@ -29,15 +37,27 @@ class Vocabulary:
 
     @staticmethod
     def build(ids: pa.Array, counts: np.ndarray) -> "Vocabulary":
-        """Return the vocabulary of distinct ids, ordered by (count down, id up), so that idx is a popularity
-        rank."""
-        order = np.asarray(
-            pc.sort_indices(
-                pa.table({"id": ids, "count": pa.array(counts)}),
-                sort_keys=[("count", "descending"), ("id", "ascending")],
-            ).to_numpy()
-        )
+        """Return the vocabulary of distinct ids, ordered by (count down, id up): idx is a popularity rank."""
+        order = _by_popularity(ids, counts)
         return Vocabulary(combine(ids.take(pa.array(order))), np.asarray(counts)[order].astype(np.int64))
+
+    @staticmethod
+    def merge(parts: Sequence[tuple[pa.Array, np.ndarray]]) -> tuple["Vocabulary", list[np.ndarray]]:
+        """Return the vocabulary of parts that share ids, and per part (len(ids),) int32 idx of its ids.
+
+        Args:
+            parts: distinct ids, as text, and their counts.
+        """
+        coded = pa.concat_arrays([ids for ids, _ in parts]).dictionary_encode()
+        codes = np.asarray(coded.indices.to_numpy())
+        counts = np.zeros(len(coded.dictionary), dtype=np.int64)
+        np.add.at(counts, codes, np.concatenate([counts for _, counts in parts]))
+        order = _by_popularity(coded.dictionary, counts)
+        idx = np.empty(len(order), dtype=np.int32)
+        idx[order] = np.arange(NUM_RESERVED, NUM_RESERVED + len(order), dtype=np.int32)
+        bounds = np.cumsum([len(ids) for ids, _ in parts])[:-1]
+        vocabulary = Vocabulary(coded.dictionary.take(pa.array(order)), counts[order])
+        return vocabulary, np.split(idx[codes], bounds)
 
     @property
     def size(self) -> int:

@@ -6,36 +6,24 @@ is where it runs and how the results come together.
 
 import itertools
 import logging
-import threading
 import time
-from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 
+from raysys import __version__
 from raysys import config as configuration
+from raysys.data.append import Base, grown, log_entry
 from raysys.data.events import DataConfig, SideTable, check_columns
-from raysys.data.files import Source, fingerprint, list_sources, pieces_of, schema_of
-from raysys.data.parsing import combine
-from raysys.data.stages import (
-    Core,
-    count_items,
-    count_partition,
-    read_events,
-    read_table,
-    write_partition,
-    write_sequences,
-    write_table,
-)
+from raysys.data.files import Source, fingerprint, list_sources, mark_of, schema_of
+from raysys.data.stages import Core, count_items, draft_sequences, read_table, write_sequences, write_table
 from raysys.data.tables import encode_side_table, read_side_table, titles
 from raysys.data.vocabulary import Vocabulary
-from raysys.distributed.cluster import own_errors, run_tasks
+from raysys.distributed.cluster import run_tasks
+from raysys.distributed.shuffle import MAX_GROWTH, Shuffled, num_partitions_of, shuffle_events
 from raysys.errors import DataError
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest
@@ -44,13 +32,8 @@ from raysys.schema import NUM_RESERVED, Feature, Schema
 from raysys.storage import Folder, replacing
 
 logger = logging.getLogger(__name__)
-# Ray Data tells its plan and that its bars are off, which is what we ask for: our own lines show progress.
-logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
-logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 KIND = "features"
-BYTES_PER_PARTITION = 64 * 2**20
-MIN_PARTITIONS = 4
 
 
 def prepare(run: RunConfig, out: Folder) -> Folder:
@@ -72,8 +55,18 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
     )
     with ThreadPoolExecutor(16) as pool, replacing(target) as staged:
         list(pool.map(lambda source: check_columns(schema_of(source), run.data, source.uri), sources))
-        shuffled = shuffle_events(run.data, sources, staged)
+        base = base_of(run, target, found, sources)
+        shuffled = shuffle_events(run.data, sources, staged, base)
+        (staged / "stats").delete()
+        check_rejected(run.data, shuffled, staged, sources[0].uri)
         info = build_sequences(run, staged, shuffled)
+        info["log"] = log_entry(
+            run.events_digest,
+            {source.uri: mark_of(source) for source in sources},
+            shuffled.by_file,
+            shuffled.duplicates,
+            shuffled.num_partitions,
+        )
         Manifest(kind=KIND, config_digest=run.features_digest, parents=parents, info=info).write(staged)
     logger.info(fields(features=target.uri, seconds=time.monotonic() - begin))
     return target
@@ -88,122 +81,34 @@ def _side_fingerprints(data: DataConfig) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class Shuffled:
-    """Outcome of the shuffle: the partition files, and counts of rows read, rejected and dropped by
-    reason."""
-
-    parts: list[str]
-    rows_in: int
-    rejected: dict[str, int]
-    dropped: dict[str, int]
-
-
-def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> Shuffled:
-    """Write `events/part-*.parquet`, one file per user partition, sorted, and `rejected/`."""
-    pieces = [piece for source in sources for piece in pieces_of(source)]
-    if not pieces:
-        raise DataError(f"{sources[0].uri}: the log holds no rows; data.events names it")
-    size = sum(source.size for source in sources)
-    num_partitions = data.partitions or max(MIN_PARTITIONS, -(-size // BYTES_PER_PARTITION))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.shuffle_input_batch_bytes = int(np.clip(size // 4, 16 * 2**20, 128 * 2**20))
-    files = [source.uri for source in sources]
-    with own_errors():
-        dataset: Any = (
-            _items(len(pieces))
-            .map_batches(
-                read_events,
-                batch_size=1,
-                batch_format="pyarrow",
-                fn_kwargs={
-                    "pieces": pieces,
-                    "data": data,
-                    "staged": staged,
-                    "num_partitions": num_partitions,
-                },
-            )
-            .repartition(num_partitions, keys=["partition"])
-            .map_batches(
-                write_partition,
-                batch_size=None,
-                batch_format="pyarrow",
-                fn_kwargs={"staged": staged, "files": files, "keep_duplicates": data.keep_duplicates},
-            )
-        )
-        with _progress(staged, len(pieces), num_partitions):
-            rows = dataset.take_all()
-    result = _gather(staged, rows)
-    check_rejected(data, result, staged, sources[0].uri)
-    return result
-
-
-def _gather(staged: Folder, rows: list[dict[str, int]]) -> Shuffled:
-    """Return the outcome of the shuffle from its rows and the counts that read tasks left in files."""
-    written = [row["partition"] for row in rows]
-    if len(set(written)) != len(written):
-        raise AssertionError(
-            "Ray Data gave a user partition in two pieces; a user's events would be torn apart"
-        )
-    rejected, dropped = Counter[str](), Counter[str]()
-    rows_in = 0
-    for name in staged.names("stats"):
-        stats = staged.read_json(f"stats/{name}")
-        rows_in += stats["rows"]
-        rejected.update(stats["rejected"])
-        dropped.update(stats["dropped"])
-    (staged / "stats").delete()
-    rejected.update({"duplicate": sum(row["duplicates"] for row in rows)})
-    return Shuffled(
-        [f"part-{number:05d}.parquet" for number in sorted(written)],
-        rows_in,
-        {reason: count for reason, count in sorted(rejected.items()) if count},
-        dict(sorted(dropped.items())),
-    )
-
-
-def _items(count: int) -> Any:
-    """Return a dataset of the numbers below `count`, a block each, so that each is a task of its own."""
-    return ray.data.from_items(list(range(count)), override_num_blocks=count)
-
-
-@contextmanager
-def _progress(staged: Folder, num_pieces: int, num_partitions: int, every_s: float = 10.0) -> Generator[None]:
-    """Log every few seconds how many pieces are read and partitions written, by the files that tasks
-    leave."""
-    done = threading.Event()
-
-    def show() -> None:
-        while not done.wait(every_s):
-            read, written = len(staged.names("stats")), len(staged.names("events"))
-            logger.info(
-                fields(step="shuffle", read=f"{read}/{num_pieces}", written=f"{written}/{num_partitions}")
-            )
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def base_of(run: RunConfig, target: Folder, found: Manifest | None, sources: list[Source]) -> Base | None:
+    """Return what the features there are hold of this log, or None where they must be built from scratch."""
+    if found is None or found.code_version != __version__ or found.info["log"]["config"] != run.events_digest:
+        return None
+    log = found.info["log"]
+    if not grown(log, {source.uri: mark_of(source) for source in sources}):
+        return None
+    if num_partitions_of(run.data, sources) > MAX_GROWTH * log["num_partitions"]:
+        logger.info(fields(append="no", reason="the log has outgrown its partitions"))
+        return None
+    return Base.of(target, log, [source.uri for source in sources])
 
 
 def check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder, log: str) -> None:
-    total = sum(shuffled.rejected.values())
-    logger.info(fields(rows=shuffled.rows_in, rejected=total, **shuffled.rejected, **shuffled.dropped))
-    if shuffled.rows_in == 0:
+    counts = shuffled.counts
+    total = sum(counts.rejected.values())
+    logger.info(fields(rows=counts.rows, rejected=total, **counts.rejected, **counts.dropped))
+    if counts.rows == 0:
         raise DataError(f"{log}: the log holds no rows; data.events names it")
-    if total <= data.max_reject_fraction * shuffled.rows_in:
+    if total <= data.max_reject_fraction * counts.rows:
         if not shuffled.parts:
             raise DataError(
-                f"no event is left of {shuffled.rows_in} rows: {total} rejected, "
-                f"{sum(shuffled.dropped.values())} "
+                f"no event is left of {counts.rows} rows: {total} rejected, "
+                f"{sum(counts.dropped.values())} "
                 "dropped; check data.keep_events and data.min_rating"
             )
         return
-    reason = max(shuffled.rejected, key=lambda name: shuffled.rejected[name])
+    reason = max(counts.rejected, key=lambda name: counts.rejected[name])
     example = next(
         row
         for name in staged.names("rejected")
@@ -219,9 +124,9 @@ def check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder, log: st
         "right",
     }
     hint = hints.get(reason, "mend the log, or raise data.max_reject_fraction if that is acceptable")
-    counts = ", ".join(f"{count} {name}" for name, count in shuffled.rejected.items())
+    reasons = ", ".join(f"{count} {name}" for name, count in counts.rejected.items())
     raise DataError(
-        f"{total} of {shuffled.rows_in} rows rejected ({counts}), more than data.max_reject_fraction = "
+        f"{total} of {counts.rows} rows rejected ({reasons}), more than data.max_reject_fraction = "
         f"{data.max_reject_fraction}; first {reason}: {example['file']} row {example['row']}: {hint}"
     )
 
@@ -231,30 +136,23 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
     core = Core(kept_items=None, min_user_events=run.data.min_user_events)
     if run.data.min_item_events > 1 or run.data.min_user_events > 1:
         core = find_core(run.data, staged, shuffled.parts)
-    counts = run_tasks(
-        count_partition,
-        shuffled.parts,
-        staged,
-        core,
-        run.session,
-        run.split,
-        run.data.features,
-        progress="count",
-    )
+    deciding = (staged, core, run.session, run.split, run.data.coded_features)
+    counts = run_tasks(draft_sequences, shuffled.parts, *deciding, progress="sessions")
     _check_left(run, counts)
-    vocabularies = {
-        name: Vocabulary.build(*_merge_counts([part["values"][name] for part in counts]))
-        for name in ("user", "item", *(f"event_{feature}" for feature in run.data.features))
+    merged = {
+        name: Vocabulary.merge([part["values"].pop(name) for part in counts])
+        for name in ("user", "item", *(f"event_{feature}" for feature in run.data.coded_features))
     }
+    vocabularies = {name: vocabulary for name, (vocabulary, _) in merged.items()}
     described, profile = _write_side_tables(run.data, staged, vocabularies)
     for name, vocabulary in vocabularies.items():
         vocabulary.write(staged / "vocabularies", name)
-    run_tasks(
-        write_sequences,
-        shuffled.parts,
-        *(staged, core, run.session, run.split, vocabularies, profile),
-        progress="sequences",
-    )
+    numbered = [
+        (part, {name: idx[number] for name, (_, idx) in merged.items()})
+        for number, part in enumerate(shuffled.parts)
+    ]
+    run_tasks(write_sequences, numbered, staged, profile, progress="sequences")
+    (staged / "drafts").delete()
     return _describe(run, shuffled, counts, vocabularies, described)
 
 
@@ -286,7 +184,8 @@ def _describe(
     def total(name: str) -> int:
         return sum(part[name] for part in counts)
 
-    dropped = dict(shuffled.dropped)
+    log = shuffled.counts
+    dropped = dict(log.dropped)
     if total("read") > total("events"):
         dropped["outside_core"] = total("read") - total("events")
     digest = [sum(part["digest"][i] for part in counts) % 2**64 for i in (0, 1)]
@@ -296,7 +195,7 @@ def _describe(
         "users": vocabularies["user"].size - NUM_RESERVED,
         "items": vocabularies["item"].size - NUM_RESERVED,
         "sessions": total("sessions"),
-        "rows": shuffled.rows_in,
+        "rows": log.rows,
         "train_events": total("train"),
         "samples": total("samples"),
     }
@@ -304,7 +203,7 @@ def _describe(
     return {
         **summary,
         "queries": queries,
-        "rejected": shuffled.rejected,
+        "rejected": log.rejected,
         "dropped": dropped,
         "data_digest": f"{digest[0]:016x}{digest[1]:016x}",
         "vocabularies": {name: vocabulary.digest for name, vocabulary in vocabularies.items()},
@@ -320,21 +219,14 @@ def find_core(data: DataConfig, staged: Folder, parts: list[str]) -> Core:
     """Return the largest set in which every item and every user has enough events (k-core)."""
     core = Core(None, data.min_user_events)
     for round_number in itertools.count(1):  # items only ever leave, so there is a last round
-        ids, counts = _merge_counts(run_tasks(count_items, parts, staged, core))
-        kept = ids.filter(pa.array(counts >= data.min_item_events))
+        items = Vocabulary.merge(run_tasks(count_items, parts, staged, core))[0]
+        kept = items.ids.filter(pa.array(items.counts >= data.min_item_events))
         before = None if core.kept_items is None else len(core.kept_items)
         if len(kept) == before:
             logger.info(fields(core_rounds=round_number, items=len(kept)))
             return core
         core = Core(kept, data.min_user_events)
     raise AssertionError("unreachable: the rounds end when no item leaves")
-
-
-def _merge_counts(parts: list[tuple[pa.Array, np.ndarray]]) -> tuple[pa.Array, np.ndarray]:
-    ids = pa.concat_arrays([ids.cast(pa.string()) for ids, _ in parts])
-    table = pa.table({"id": ids, "count": pa.array(np.concatenate([counts for _, counts in parts]))})
-    merged = table.group_by("id").aggregate([("count", "sum")])
-    return combine(merged.column("id")), np.asarray(merged.column("count_sum").to_numpy())
 
 
 def _write_side_tables(
@@ -347,7 +239,7 @@ def _write_side_tables(
     columns: dict[str, pa.Array] = {}
     features = [
         Feature(name=name, entity="event", kind="id", size=vocabularies[f"event_{name}"].size)
-        for name in data.features
+        for name in data.coded_features
     ]
     if data.items:
         table = read_side_table(data.items, "data.items")

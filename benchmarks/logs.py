@@ -1,0 +1,49 @@
+"""Generated logs for the benchmarks: Zipf items, users of very different activity, five item features."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS_PER_FILE = 500_000
+NUM_ITEMS = 100_000
+FEATURES = {"category": 2_000, "department": 40, "brand": 5_000, "shop": 10_000, "price_band": 12}
+START = 1_700_000_000
+SPAN_S = 60 * 86_400
+
+
+def write_log(folder: Path, rows: int, users: int, seed: int = 0) -> Path:
+    """Write `events/*.parquet`, in order of time, and `items.parquet`; return the folder.
+
+    A user's activity is log-normal, an item's popularity Zipf with exponent 1.05; a tenth of a visit's events
+    follow each other within minutes, so that sessions exist.
+    """
+    if (folder / "done").exists():
+        return folder
+    random = np.random.default_rng(seed)
+    (folder / "events").mkdir(parents=True, exist_ok=True)
+    activity = np.cumsum(random.lognormal(0.0, 1.2, users))
+    popularity = np.cumsum(1.0 / np.arange(1, NUM_ITEMS + 1) ** 1.05)
+    names = random.permutation(NUM_ITEMS) + 10_000
+    visitors = random.permutation(users) + 1_000_000
+    per_file = min(ROWS_PER_FILE, rows)
+    num_files = rows // per_file
+    for number in range(num_files):
+        visit_of = np.sort(random.integers(0, per_file // 5, per_file))  # five events of a visit on average
+        owner = np.searchsorted(activity, random.random(per_file // 5) * activity[-1])
+        begin = START + (number + random.random(per_file // 5)) * SPAN_S / num_files
+        at = (begin[visit_of] + random.exponential(120.0, per_file)).astype(np.int64)
+        item = np.searchsorted(popularity, random.random(per_file) * popularity[-1])
+        table = pa.table(
+            {
+                "user_id": visitors[np.minimum(owner, users - 1)][visit_of],
+                "item_id": names[np.minimum(item, NUM_ITEMS - 1)],
+                "timestamp": at,
+            }
+        ).take(pa.array(np.argsort(at, kind="stable")))
+        pq.write_table(table, folder / "events" / f"{number:04d}.parquet", compression="snappy")
+    features = {name: random.integers(0, size, NUM_ITEMS) for name, size in FEATURES.items()}
+    pq.write_table(pa.table({"item_id": np.sort(names), **features}), folder / "items.parquet")
+    (folder / "done").touch()
+    return folder

@@ -1,0 +1,155 @@
+"""The shuffle by user on Ray Data: files of a log to sorted, de-duplicated partitions of whole users.
+
+Read tasks yield shards (`raysys.data.partitions`), Ray Data brings the shards of a partition together, and the
+task that holds them sorts and writes the partition. A log that has grown is appended: only its new files are
+read and shuffled, and only partitions with users in them are written again.
+"""
+
+import logging
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import ray
+import ray.data
+
+from raysys.data.append import EVENTS, Base, Counts
+from raysys.data.events import DataConfig
+from raysys.data.files import Source, pieces_of, rows_of
+from raysys.data.stages import counts_by_file, move_partition, read_events, write_partition
+from raysys.distributed.cluster import num_cpus, own_errors, run_tasks
+from raysys.errors import DataError
+from raysys.logs import fields
+from raysys.storage import Folder
+
+logger = logging.getLogger(__name__)
+# Ray Data tells its plan and that its bars are off, which is what we ask for: our own lines show progress.
+logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
+logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+ROWS_PER_PARTITION = 500_000
+"""Rows of a partition that keep a task's arrays in the cache of one core."""
+BYTES_PER_EVENT = 16
+"""Of a shard, about."""
+MIN_PARTITIONS = 4
+MAX_GROWTH = 4
+"""A log that has outgrown its partitions by this factor is built anew, with more of them."""
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Outcome of the shuffle.
+
+    Attributes:
+        num_partitions: of the users; some may be empty.
+        duplicates: partition with events -> rows rejected as duplicates.
+        by_file: file -> its counts.
+    """
+
+    num_partitions: int
+    duplicates: dict[int, int]
+    by_file: dict[str, Counts]
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the partition files, in order."""
+        return [PurePosixPath(EVENTS.format(number)).name for number in sorted(self.duplicates)]
+
+    @property
+    def counts(self) -> Counts:
+        """Counts of the whole log, duplicates with them."""
+        twice = Counts(rejected={"duplicate": sum(self.duplicates.values())})
+        return Counts.total([*self.by_file.values(), twice])
+
+
+def num_partitions_of(data: DataConfig, sources: Sequence[Source]) -> int:
+    """Return the configured number of partitions, or one per `ROWS_PER_PARTITION` rows."""
+    return data.partitions or max(MIN_PARTITIONS, -(-sum(map(rows_of, sources)) // ROWS_PER_PARTITION))
+
+
+def shuffle_events(
+    data: DataConfig, sources: Sequence[Source], staged: Folder, base: Base | None
+) -> Shuffled:
+    """Write `events/part-*.parquet`, one file per user partition, sorted, and `rejected/`.
+
+    Args:
+        data: what the columns mean.
+        sources: every file of the log.
+        staged: the features folder in the making.
+        base: what earlier files gave, where the log has only grown.
+    """
+    if base is None:
+        num_partitions = num_partitions_of(data, sources)
+        duplicates = shuffle_files(data, sources, sources, staged, num_partitions, None)
+        return Shuffled(num_partitions, duplicates, counts_by_file(sources, staged))
+    new = [source for source in sources if source.uri not in base.counts]
+    written = shuffle_files(data, sources, new, staged, base.num_partitions, base)
+    kept = sorted(set(base.duplicates) - set(written))
+    run_tasks(move_partition, kept, staged, base, progress="append")
+    base.move_rejected(staged)
+    logger.info(fields(new_files=len(new), partitions_rewritten=len(written), partitions_kept=len(kept)))
+    duplicates = written | {number: base.duplicates[number] for number in kept}
+    by_file = base.counts | counts_by_file(new, staged)
+    return Shuffled(base.num_partitions, duplicates, {source.uri: by_file[source.uri] for source in sources})
+
+
+def shuffle_files(
+    data: DataConfig,
+    sources: Sequence[Source],
+    new: Sequence[Source],
+    staged: Folder,
+    num_partitions: int,
+    base: Base | None,
+) -> dict[int, int]:
+    """Read the new files of a log and write their users' partitions; return partition -> duplicates."""
+    pieces = [piece for source in new for piece in pieces_of(source)]
+    if not pieces:
+        if base:
+            return {}
+        raise DataError(f"{sources[0].uri}: the log holds no rows; data.events names it")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.op_resource_reservation_enabled = False
+    context.shuffle_compression = None if len(ray.nodes()) == 1 else "lz4"
+    # Enough map tasks for every core, none of them larger than what a worker should hold.
+    share = sum(map(rows_of, new)) * BYTES_PER_EVENT // (2 * num_cpus())
+    context.shuffle_input_batch_bytes = min(max(share, 4 * 2**20), 64 * 2**20)
+    reading = {"pieces": pieces, "data": data, "staged": staged, "num_partitions": num_partitions}
+    files = [source.uri for source in sources]
+    writing = {"staged": staged, "files": files, "keep_duplicates": data.keep_duplicates, "base": base}
+    numbers: Any = ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
+    dataset = (
+        numbers.map_batches(read_events, batch_size=1, batch_format="pyarrow", fn_kwargs=reading)
+        .repartition(num_partitions, keys=["partition"])
+        .map_batches(write_partition, batch_size=None, batch_format="pyarrow", fn_kwargs=writing)
+    )
+    with own_errors(), _progress(staged, len(pieces), num_partitions):
+        rows: list[dict[str, int]] = dataset.take_all()
+    written = {row["partition"]: row["duplicates"] for row in rows}
+    if len(written) != len(rows):
+        raise AssertionError("Ray Data gave a user partition in two pieces; users would be torn apart")
+    return written
+
+
+@contextmanager
+def _progress(staged: Folder, num_pieces: int, num_partitions: int, every_s: float = 10.0) -> Generator[None]:
+    """Log every few seconds how many pieces are read and partitions written, by the files that tasks leave."""
+    done = threading.Event()
+
+    def show() -> None:
+        while not done.wait(every_s):
+            read, written = len(staged.names("stats")), len(staged.names("events"))
+            logger.info(
+                fields(step="shuffle", read=f"{read}/{num_pieces}", written=f"{written}/{num_partitions}")
+            )
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
