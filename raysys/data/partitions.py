@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysys.data.events import REJECTED_SCHEMA
+from raysys.data.events import REJECTED_SCHEMA, file_of, position_of
 from raysys.data.parsing import combine
 
 MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -23,14 +23,15 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def hash_text(text: pa.Array | pa.ChunkedArray, seed: int = 0) -> np.ndarray:
-    """Return (N,) uint64 hashes of the UTF-8 bytes of each value; null hashes as a value of its own.
+    """Return (N,) uint64 hashes of each value's UTF-8 bytes, of integers in decimal; null is a value too.
 
     The same on every machine, library version and block size: FNV-1a over the bytes of the distinct values,
     one byte
     position of all values at a time, then `mix`.
     """
-    codes = combine(text).cast(pa.large_string()).dictionary_encode()
-    unique = codes.dictionary
+    codes = combine(text)
+    codes = codes if pa.types.is_dictionary(codes.type) else codes.dictionary_encode()
+    unique = codes.dictionary.cast(pa.large_string())
     lengths = np.asarray(pc.binary_length(unique).to_numpy(zero_copy_only=False)).astype(np.int64)
     buffers = unique.buffers()
     offsets = np.frombuffer(buffers[1], dtype=np.int64)[unique.offset : unique.offset + len(unique) + 1]
@@ -68,7 +69,7 @@ def hash_rows(table: pa.Table, columns: Sequence[str], seed: int = 0) -> np.ndar
 
 def content_columns(table: pa.Table) -> list[str]:
     """Return the columns that say what happened, without where it was logged."""
-    return [name for name in table.schema.names if name not in ("file", "row", "partition")]
+    return [name for name in table.schema.names if name not in ("place", "partition")]
 
 
 def content_digest(table: pa.Table) -> tuple[int, int]:
@@ -80,12 +81,13 @@ def content_digest(table: pa.Table) -> tuple[int, int]:
 
 
 def sort_events(table: pa.Table) -> pa.Table:
-    """Return the events ordered by (user, time, order, session, file, row): a total order, whatever came
+    """Return the events ordered by (user, time, order, session, place): a total order, whatever came
     first."""
-    keys = [np.asarray(table.column(name).to_numpy()) for name in ("row", "file")]
+    keys = [np.asarray(table.column(name).to_numpy()) for name in ("place",)]
     if "session" in table.schema.names:
         keys.append(text_rank(table.column("session")))
-    keys += [np.asarray(table.column(name).to_numpy()) for name in ("order", "time_ns")]
+    names = [name for name in ("order", "time_ns") if name in table.schema.names]
+    keys += [np.asarray(table.column(name).to_numpy()) for name in names]
     keys.append(text_rank(table.column("user_id")))
     return table.take(pa.array(np.lexsort(keys)))
 
@@ -103,7 +105,7 @@ def text_rank(text: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def split_duplicates(table: pa.Table, files: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """Return sorted events without repeats of a whole row, and the repeats as rejected rows.
 
-    The first of equal rows (by file and row) stays. Events must come from `sort_events`, so that only rows of
+    The first of equal rows (by place) stays. Events must come from `sort_events`, so that only rows of
     the
     same user and time need comparing.
     """
@@ -113,14 +115,15 @@ def split_duplicates(table: pa.Table, files: Sequence[str]) -> tuple[pa.Table, p
     repeated[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
     rows = pa.array(np.flatnonzero(repeated))
     twice = table.take(rows)
+    place = np.asarray(twice.column("place").to_numpy())
     rejected = pa.table(
         {
-            "file": pa.array([files[number] for number in twice.column("file").to_pylist()], pa.string()),
+            "file": pa.array([files[number] for number in file_of(place).tolist()], pa.string()),
             "reason": pa.array(["duplicate"] * len(rows), pa.string()),
-            "user": twice.column("user_id"),
-            "item": twice.column("item_id"),
+            "user": twice.column("user_id").cast(pa.string()),
+            "item": twice.column("item_id").cast(pa.string()),
             "time": twice.column("time_ns").cast(pa.timestamp("ns", tz="UTC")).cast(pa.string()),
-            "row": twice.column("row"),
+            "row": pa.array(position_of(place)),
         },
         schema=REJECTED_SCHEMA,
     )

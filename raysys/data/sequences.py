@@ -201,7 +201,7 @@ def sequence_table(
 
     user_idx = vocabularies["user"].encode(users)
     columns: dict[str, pa.Array] = {
-        "user_id": users,
+        "user_id": users.cast(pa.string()),
         "user_idx": pa.array(user_idx),
         "item_idx": lists(vocabularies["item"].encode(table.column("item_id")), pa.int32()),
         "at": lists(windows.timeline.at, pa.int64()),

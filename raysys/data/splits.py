@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.config import require
-from raysys.data.parsing import parse_iso8601
 from raysys.data.partitions import mix
+from raysys.data.times import Clock, parse_text
 from raysys.seeds import derive_seed
 
 TRAIN, VALID, TEST, HISTORY = 0, 1, 2, 3
@@ -71,8 +71,8 @@ class SplitConfig:
 
 
 def _seconds(text: str) -> int | None:
-    value, bad = parse_iso8601(pa.array([text], pa.string()))
-    return None if bad[0] else int(value[0] // 10**9)
+    value, bad = parse_text(pa.array([text], pa.string()), Clock(unit="iso8601"))
+    return None if bad is not None and bad[0] else int(value[0] // 10**9)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Ray task, in a loop of a test, and in a debugger.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.data.events import REJECTED_SCHEMA, DataConfig, check_columns, event_schema, normalise
-from raysys.data.files import Piece, read_piece
+from raysys.data.events import REJECTED_SCHEMA, check_columns, event_schema, normalise
+from raysys.data.files import number_rows, read_piece, schema_of
+from raysys.data.formats import Piece, Source
+from raysys.data.log_config import DataConfig
 from raysys.data.parsing import combine
 from raysys.data.partitions import content_digest, partition_of, sort_events, split_duplicates
 from raysys.data.sequences import SessionConfig, sequence_table, windows_of
@@ -35,19 +38,39 @@ def read_table(folder: Folder, name: str) -> pa.Table:
         return pq.read_table(file)
 
 
+def log_schema(sources: Sequence[Source], data: DataConfig) -> pa.Schema:
+    """Return the schema of the log's events, having looked at the columns of every file.
+
+    Raises:
+        DataError: a file cannot be read.
+        SchemaError: a file lacks a column that the config names, or has it twice.
+    """
+    columns = list(data.log_columns)
+    with ThreadPoolExecutor(16) as pool:
+        schemas = list(pool.map(lambda source: schema_of(source, columns), sources))
+    for source, schema in zip(sources, schemas, strict=True):
+        check_columns(schema, data, source.uri)
+    return event_schema(data, schemas)
+
+
 def read_events(
-    batch: pa.Table, pieces: list[Piece], data: DataConfig, staged: Folder, num_partitions: int
+    batch: pa.Table,
+    pieces: list[Piece],
+    data: DataConfig,
+    events: pa.Schema,
+    staged: Folder,
+    num_partitions: int,
 ) -> Iterator[pa.Table]:
-    """Yield the canonical events of some pieces with their partition; rejected rows and counts go to
-    files."""
-    schema = event_schema(data).append(pa.field("partition", pa.int32()))
+    """Yield the canonical events of some pieces, as `log_schema` describes them, with their partition;
+    rejected rows and counts go to files. Rejected rows have positions, see `number_rejected`."""
+    schema = events.append(pa.field("partition", pa.int32()))
     for number in batch.column("item").to_pylist():
-        piece, row, rejected = pieces[number], pieces[number].first_row, []
+        piece, rows, rejected = pieces[number], 0, []
         reasons, dropped = Counter[str](), Counter[str]()
-        for raw in read_piece(piece, list(data.columns.values())):
-            check_columns(raw.schema, data, piece.source.uri)
-            block = normalise(raw, data, piece.source.uri, piece.source.number, row)
-            row += raw.num_rows
+        for raw in read_piece(piece, list(data.log_columns)):
+            check_columns(raw.table.schema, data, piece.source.uri)
+            block = normalise(raw, data, events, piece.source.uri, piece.source.number)
+            rows += raw.num_rows
             dropped.update(block.dropped)
             reasons.update(block.rejected.column("reason").to_pylist())
             if block.rejected.num_rows:
@@ -57,8 +80,19 @@ def read_events(
         yield schema.empty_table()
         if rejected:
             write_table(staged, f"rejected/read-{number:05d}.parquet", pa.concat_tables(rejected))
-        stats = {"rows": row - piece.first_row, "rejected": dict(reasons), "dropped": dict(dropped)}
+        stats = {"rows": rows, "rejected": dict(reasons), "dropped": dict(dropped)}
         staged.write_json(f"stats/{number:05d}.json", stats)
+
+
+def number_rejected(staged: Folder, pieces: Sequence[Piece], counts: Mapping[int, int]) -> None:
+    """Put row numbers in place of positions in `rejected/`, given the rows of each piece by its place in
+    `pieces`; called once, when every piece is read."""
+    if all(piece.first_position == piece.first_row for piece in pieces):
+        return  # no text file was cut, so that positions are row numbers
+    for name in staged.names("rejected"):
+        write_table(
+            staged, f"rejected/{name}", number_rows(read_table(staged, f"rejected/{name}"), pieces, counts)
+        )
 
 
 def write_partition(
@@ -90,7 +124,8 @@ class Core:
     def apply(self, table: pa.Table) -> pa.Table:
         """Return the events of a partition that belong to the core."""
         if self.kept_items is not None:
-            table = table.filter(pc.is_in(table.column("item_id"), value_set=self.kept_items))
+            kept = self.kept_items.cast(table.schema.field("item_id").type)
+            table = table.filter(pc.is_in(table.column("item_id"), value_set=kept))
         if self.min_user_events > 1 and table.num_rows:
             codes = np.asarray(combine(table.column("user_id")).dictionary_encode().indices)
             table = table.filter(pa.array(np.bincount(codes)[codes] >= self.min_user_events))

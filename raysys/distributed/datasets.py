@@ -20,13 +20,17 @@ import pyarrow as pa
 import ray.data
 
 from raysys import config as configuration
-from raysys.data.events import DataConfig, SideTable, check_columns
-from raysys.data.files import Source, fingerprint, list_sources, pieces_of, schema_of
+from raysys.data.files import fingerprint, list_sources, pieces_of
+from raysys.data.formats import Piece, Source
+from raysys.data.log_config import DataConfig, SideTable
 from raysys.data.parsing import combine
+from raysys.data.rejects import remedy
 from raysys.data.stages import (
     Core,
     count_items,
     count_partition,
+    log_schema,
+    number_rejected,
     read_events,
     read_table,
     write_partition,
@@ -61,7 +65,7 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
         SchemaError: a column is missing or has a type that cannot hold what the config says.
     """
     target, begin = out / "features", time.monotonic()
-    sources = list_sources(run.data.events, "data.events")
+    sources = list_sources(run.data.events, "data.events", run.data.format)
     parents = {"log": fingerprint(sources), **_side_fingerprints(run.data)}
     found = find_manifest(target, KIND)
     if found and found.matches(run.features_digest, parents):
@@ -70,9 +74,9 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
     logger.info(
         fields(files=len(sources), mb=round(sum(s.size for s in sources) / 2**20, 1), log=sources[0].uri)
     )
-    with ThreadPoolExecutor(16) as pool, replacing(target) as staged:
-        list(pool.map(lambda source: check_columns(schema_of(source), run.data, source.uri), sources))
-        shuffled = shuffle_events(run.data, sources, staged)
+    schema = log_schema(sources, run.data)
+    with replacing(target) as staged:
+        shuffled = shuffle_events(run.data, sources, schema, staged)
         info = build_sequences(run, staged, shuffled)
         Manifest(kind=KIND, config_digest=run.features_digest, parents=parents, info=info).write(staged)
     logger.info(fields(features=target.uri, seconds=time.monotonic() - begin))
@@ -82,7 +86,7 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
 def _side_fingerprints(data: DataConfig) -> dict[str, str]:
     sides = {"items": data.items, "users": data.users}
     return {
-        name: fingerprint(list_sources(side.path, f"data.{name}.path"))
+        name: fingerprint(list_sources(side.path, f"data.{name}.path", side.format))
         for name, side in sides.items()
         if side
     }
@@ -99,9 +103,10 @@ class Shuffled:
     dropped: dict[str, int]
 
 
-def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> Shuffled:
+def shuffle_events(data: DataConfig, sources: list[Source], schema: pa.Schema, staged: Folder) -> Shuffled:
     """Write `events/part-*.parquet`, one file per user partition, sorted, and `rejected/`."""
-    pieces = [piece for source in sources for piece in pieces_of(source)]
+    with ThreadPoolExecutor(16) as pool:
+        pieces = list(itertools.chain.from_iterable(pool.map(pieces_of, sources)))
     if not pieces:
         raise DataError(f"{sources[0].uri}: the log holds no rows; data.events names it")
     size = sum(source.size for source in sources)
@@ -120,6 +125,7 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
                 fn_kwargs={
                     "pieces": pieces,
                     "data": data,
+                    "events": schema,
                     "staged": staged,
                     "num_partitions": num_partitions,
                 },
@@ -134,12 +140,12 @@ def shuffle_events(data: DataConfig, sources: list[Source], staged: Folder) -> S
         )
         with _progress(staged, len(pieces), num_partitions):
             rows = dataset.take_all()
-    result = _gather(staged, rows)
+    result = _gather(staged, rows, pieces)
     check_rejected(data, result, staged, sources[0].uri)
     return result
 
 
-def _gather(staged: Folder, rows: list[dict[str, int]]) -> Shuffled:
+def _gather(staged: Folder, rows: list[dict[str, int]], pieces: list[Piece]) -> Shuffled:
     """Return the outcome of the shuffle from its rows and the counts that read tasks left in files."""
     written = [row["partition"] for row in rows]
     if len(set(written)) != len(written):
@@ -147,17 +153,18 @@ def _gather(staged: Folder, rows: list[dict[str, int]]) -> Shuffled:
             "Ray Data gave a user partition in two pieces; a user's events would be torn apart"
         )
     rejected, dropped = Counter[str](), Counter[str]()
-    rows_in = 0
+    counts: dict[int, int] = {}
     for name in staged.names("stats"):
         stats = staged.read_json(f"stats/{name}")
-        rows_in += stats["rows"]
+        counts[int(name.partition(".")[0])] = stats["rows"]
         rejected.update(stats["rejected"])
         dropped.update(stats["dropped"])
     (staged / "stats").delete()
+    number_rejected(staged, pieces, counts)
     rejected.update({"duplicate": sum(row["duplicates"] for row in rows)})
     return Shuffled(
         [f"part-{number:05d}.parquet" for number in sorted(written)],
-        rows_in,
+        sum(counts.values()),
         {reason: count for reason, count in sorted(rejected.items()) if count},
         dict(sorted(dropped.items())),
     )
@@ -210,15 +217,7 @@ def check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder, log: st
         for row in read_table(staged, f"rejected/{name}").to_pylist()
         if row["reason"] == reason
     )
-    hints = {
-        "time_out_of_range": f"time {example['time']} is not between 1980 and 2100 in {data.time_unit}; "
-        f"check "
-        "data.time_unit, or whether the log mixes units",
-        "unparsable_time": f"time {example['time']!r} is not {data.time_unit}; check data.time_unit",
-        "duplicate": "repeats an earlier row in every column; set data.keep_duplicates = true if that is "
-        "right",
-    }
-    hint = hints.get(reason, "mend the log, or raise data.max_reject_fraction if that is acceptable")
+    hint = remedy(reason, example, data)
     counts = ", ".join(f"{count} {name}" for name, count in shuffled.rejected.items())
     raise DataError(
         f"{total} of {shuffled.rows_in} rows rejected ({counts}), more than data.max_reject_fraction = "

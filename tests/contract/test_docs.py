@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from raysys import errors
-from raysys.data.events import SideFeature, SideTable
+from raysys.data.formats import TextFormat
+from raysys.data.log_config import SideFeature, SideTable
 from raysys.evaluation.metrics import CATALOGUE_METRICS, METRICS
 from raysys.models import MODELS
 from raysys.run import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-CONFIGS = [*SECTIONS.values(), SideTable, SideFeature, *(entry.config for entry in MODELS.values())]
+CONFIGS = [*SECTIONS.values(), SideTable, SideFeature, TextFormat, *(entry.config for entry in MODELS.values())]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)

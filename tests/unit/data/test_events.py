@@ -6,8 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysys.data.events import DataConfig, check_columns, event_schema, normalise
-from raysys.data.parsing import EARLIEST_NS, LATEST_NS, parse_iso8601, parse_number, parse_time, parse_whole
+from raysys.data.events import check_columns, event_schema, normalise, pack_place
+from raysys.data.formats import Block
+from raysys.data.log_config import DataConfig
+from raysys.data.parsing import parse_number, parse_whole
+from raysys.data.times import EARLIEST_NS, LATEST_NS, Clock, parse_text, parse_time
 from raysys.errors import SchemaError
 
 T = 1_600_000_000
@@ -24,8 +27,13 @@ def config_of(**changes):
 
 
 def times(values, unit, kind=None):
-    time_ns, state = parse_time(column(values, kind), unit, "f", "t")
-    return time_ns.tolist(), state.tolist()
+    time_ns, state = parse_time(column(values, kind), Clock(unit), "f", "t")
+    return time_ns.tolist(), [0] * len(time_ns) if state is None else state.tolist()
+
+
+def normalised(raw, config, file="f", number=0, first=0):
+    block = Block(raw, np.arange(first, first + raw.num_rows))
+    return normalise(block, config, event_schema(config, [raw.schema]), file, number)
 
 
 # --- time
@@ -86,8 +94,8 @@ def test_iso8601_that_is_none_and_far_years():
         "0001-01-01",
     ]
     assert times(values, "iso8601") == ([0] * 9, [2, 2, 2, 1, 1, 1, 2, 3, 3])
-    _, bad = parse_iso8601(pa.array(["9999-12-31T23:59:59.999999-23:00", "0001-01-01T00:00+23:00"]))
-    assert bad.tolist() == [False, False]
+    far = pa.array(["9999-12-31T23:59:59.999999-23:00", "0001-01-01T00:00+23:00"])
+    assert parse_text(far, Clock("iso8601"))[1].tolist() == [False, False]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -144,7 +152,7 @@ def test_times_that_are_no_numbers():
 )
 def test_a_column_that_cannot_be_a_time_is_named_with_its_type(values, kind, unit):
     with pytest.raises(SchemaError, match=r"log\.csv: column 'ts' has type .*, expected"):
-        parse_time(column(values, kind), unit, "log.csv", "ts")
+        parse_time(column(values, kind), Clock(unit), "log.csv", "ts")
 
 
 # --- numbers
@@ -165,7 +173,7 @@ def test_whole_numbers_beyond_53_bits_are_exact():
         texts = [str(value) for value in values] if kind == pa.string() else values
         whole, rest, bad = parse_whole(column([*texts, None], kind), "f", "n")
         assert whole.tolist() == [*values, 0]
-        assert rest.tolist() == [0.0] * 4
+        assert rest is None
         assert bad.tolist() == [False, False, False, True]
     whole, _, _ = parse_whole(column(["9" * 30, "-" + "9" * 30], pa.string()), "f", "n")
     assert whole.tolist() == [2**62, -(2**62)]
@@ -183,7 +191,7 @@ RAW = {
 
 
 def test_every_reason_comes_with_its_file_and_row():
-    out = normalise(pa.table(RAW), config_of(columns={"rating": "r"}), "folder/log.csv", 3, first_row=100)
+    out = normalised(pa.table(RAW), config_of(columns={"rating": "r"}), "folder/log.csv", 3, 100)
     assert out.rejected.select(["row", "reason"]).to_pylist() == [
         {"row": 101, "reason": "null_user"},
         {"row": 102, "reason": "null_item"},
@@ -199,7 +207,7 @@ def test_every_reason_comes_with_its_file_and_row():
         "file": "folder/log.csv", "reason": "null_item", "user": "b", "item": None, "time": str(T), "row": 102
     }  # fmt: skip
     assert out.events.to_pylist() == [
-        {"user_id": "a", "item_id": "x", "time_ns": T * NS, "order": 0, "rating": 1.0, "file": 3, "row": 100}
+        {"user_id": "a", "item_id": "x", "time_ns": T * NS, "rating": 1.0, "place": (3 << 40) + 100}
     ]
     assert out.dropped == {}
 
@@ -213,18 +221,18 @@ def test_events_hold_the_columns_that_the_config_names_in_a_fixed_order():
             "event": ["buy"], "rating": [4], "weight": pa.array([0.5], pa.float32()), "s": [None],
         }
     )  # fmt: skip
-    out = normalise(raw, config, "f", 0, 0)
-    assert out.events.schema == event_schema(config)
+    out = normalised(raw, config)
+    assert out.events.schema == event_schema(config, [raw.schema])
     assert out.events.to_pylist() == [
-        {"user_id": "7", "item_id": "x", "time_ns": T * NS, "order": 5, "session": "3", "event": "buy",
-         "rating": 4.0, "weight": 0.5, "store": None, "file": 0, "row": 0}
+        {"user_id": 7, "item_id": "x", "time_ns": T * NS, "order": 5, "session": "3", "event": "buy",
+         "rating": 4.0, "weight": 0.5, "store": None, "place": 0}
     ]  # fmt: skip
     assert out.rejected.num_rows == 0
 
 
 def test_ids_keep_their_leading_zeros_and_spaces():
     raw = pa.table({"u": ["007", " 7", "7"], "i": ["0", "00", "A"], "t": [T, T, T]})
-    out = normalise(raw, config_of(), "f", 0, 0)
+    out = normalised(raw, config_of())
     assert out.events.column("user_id").to_pylist() == ["007", " 7", "7"]
     assert out.events.column("item_id").to_pylist() == ["0", "00", "A"]
 
@@ -240,8 +248,8 @@ def test_unwanted_events_and_low_ratings_are_dropped_not_rejected():
         }
     )
     config = config_of(columns={"event": "e", "rating": "r"}, keep_events=("buy", "cart"), min_rating=3.3)
-    out = normalise(raw, config, "f", 0, 0)
-    assert out.events.column("row").to_pylist() == [0, 3]  # 3.3 is not below 3.3, though stored as float32
+    out = normalised(raw, config)
+    assert out.events.column("place").to_pylist() == [0, 3]  # 3.3 is not below 3.3, though stored as float32
     assert out.dropped == {"event_not_kept": 3, "below_min_rating": 1}
     assert out.rejected.num_rows == 0
 
@@ -265,7 +273,7 @@ def test_an_id_column_of_another_type_is_named(kind):
     with pytest.raises(
         SchemaError, match=r"f: column 'u' \(data\.columns\.user\) has type .*expected text or int"
     ):
-        normalise(raw, config_of(), "f", 0, 0)
+        normalised(raw, config_of())
 
 
 def test_a_missing_column_is_named_with_the_nearest_and_a_double_one_is_refused():
@@ -284,7 +292,7 @@ def test_an_empty_block_gives_no_rows():
     raw = pa.table(
         {"u": pa.array([], pa.string()), "i": pa.array([], pa.string()), "t": pa.array([], pa.int64())}
     )
-    out = normalise(raw, config_of(), "f", 0, 0)
+    out = normalised(raw, config_of())
     assert (out.events.num_rows, out.rejected.num_rows, out.dropped) == (0, 0, {})
     assert np.array_equal(out.events.schema.names, event_schema(config_of()).names)
 
@@ -301,7 +309,7 @@ def test_dictionary_encoded_columns_are_read_as_their_values():
             "r": pa.array([1.0, 5.0]).dictionary_encode(),
         }
     )
-    block = normalise(raw, config, "log", 0, 0)
+    block = normalised(raw, config)
     assert block.events.column("user_id").to_pylist() == ["b"]
-    assert block.events.column("item_id").to_pylist() == ["8"]
+    assert block.events.column("item_id").to_pylist() == [8]
     assert block.dropped == {"below_min_rating": 1}

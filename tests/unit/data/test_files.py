@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys.data import files
-from raysys.data.files import Piece, file_format, fingerprint, list_sources, pieces_of, read_piece, schema_of
+from raysys.data.files import fingerprint, list_sources, pieces_of, read_piece, schema_of
+from raysys.data.formats import Piece, TextFormat, file_kind
 from raysys.errors import DataError
 
 
@@ -23,8 +24,8 @@ def source_of(path):
 
 
 def rows_of(path, columns=None):
-    return [row for piece in pieces_of(source_of(path)) for table in read_piece(piece, columns)
-            for row in table.to_pylist()]  # fmt: skip
+    return [row for piece in pieces_of(source_of(path)) for block in read_piece(piece, columns)
+            for row in block.table.to_pylist()]  # fmt: skip
 
 
 CSV = 'user,item,title\n007,01,"a, b"\n8,2,"say ""hi"""\n'
@@ -38,10 +39,10 @@ def test_formats_are_told_by_the_ending():
         "a.jsonl": "json",
         "a.ndjson.gz": "json",
     }
-    assert {name: file_format(name) for name in names} == names
+    assert {name: file_kind(name, TextFormat()) for name in names} == names
     for name in ("a.txt", "a", "a.csv.zip", "a.json"):
         with pytest.raises(DataError, match=rf"{name}: unknown format; expected a name ending in \.parquet"):
-            file_format(name)
+            file_kind(name, TextFormat())
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz"])
@@ -70,7 +71,7 @@ def test_csv_details(tmp_path):
 def test_a_csv_file_larger_than_a_block_is_read_whole_and_in_order(tmp_path):
     lines = [f"{number:06d},{'x' * 20}\n" for number in range(100_000)]
     path = write(tmp_path, "big.csv", "user,item\n" + "".join(lines))
-    tables = list(read_piece(pieces_of(source_of(path))[0]))
+    tables = [block.table for block in read_piece(pieces_of(source_of(path))[0])]
     assert len(tables) > 1
     assert pa.concat_tables(tables).column("user").to_pylist() == [f"{n:06d}" for n in range(100_000)]
 
@@ -99,7 +100,7 @@ def test_parquet_is_read_in_pieces_of_row_groups_that_know_their_rows(tmp_path, 
     ]
     assert [row["user"] for row in rows_of(path, ["user"])] == list(range(100))
     assert rows_of(path, ["user"])[0] == {"user": 0}
-    whole = pa.concat_tables(read_piece(Piece(source_of(path))))
+    whole = pa.concat_tables(block.table for block in read_piece(Piece(source_of(path))))
     assert whole.num_rows == 100
 
 
@@ -206,5 +207,5 @@ def test_fingerprints_change_with_names_sizes_and_times(tmp_path):
 def test_only_an_empty_field_of_a_csv_is_null(tmp_path):
     (tmp_path / "log.csv").write_text("item,user\nNA,1\nnull,2\n,3\nnan,4\n")
     piece = pieces_of(list_sources(str(tmp_path / "log.csv"), "data.events")[0])[0]
-    items = [item for table in read_piece(piece) for item in table.column("item").to_pylist()]
+    items = [item for block in read_piece(piece) for item in block.table.column("item").to_pylist()]
     assert items == ["NA", "null", None, "nan"]

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raysys.data.events import event_schema
 from raysys.data.files import list_sources, pieces_of
 from raysys.data.stages import Core, read_events, read_table, value_counts, write_partition
 from raysys.errors import DataError
@@ -31,7 +32,7 @@ def test_reading_counts_rows_and_leaves_rejected_ones_with_file_and_row(tmp_path
     run = run_of(path)
     pieces = pieces_of(list_sources(path, "data.events")[0])
     staged = Folder(tmp_path / "staged")
-    blocks = list(read_events(pa.table({"item": [0]}), pieces, run.data, staged, 5))
+    blocks = list(read_events(pa.table({"item": [0]}), pieces, run.data, event_schema(run.data), staged, 5))
     table = pa.concat_tables(blocks)
     assert table.column("user_id").to_pylist() == ["a", "c"]
     assert table.column("partition").to_pylist() == [slow.hash_text(user) % 5 for user in "ac"]
@@ -71,8 +72,7 @@ def test_a_partition_block_is_sorted_and_counted(tmp_path):
             "item_id": ["x", "y", "x"],
             "time_ns": pa.array([5, 7, 5], pa.int64()),
             "order": pa.array([0, 0, 0], pa.int64()),
-            "file": pa.array([0, 0, 0], pa.int32()),
-            "row": pa.array([9, 1, 2], pa.int64()),
+            "place": pa.array([9, 1, 2], pa.int64()),
             "partition": pa.array([3, 1, 3], pa.int32()),
         }
     )
@@ -82,9 +82,9 @@ def test_a_partition_block_is_sorted_and_counted(tmp_path):
         {"partition": 1, "events": 1, "duplicates": 0},
         {"partition": 3, "events": 1, "duplicates": 1},
     ]
-    assert read_table(staged, "events/part-00003.parquet").column("row").to_pylist() == [2]
+    assert read_table(staged, "events/part-00003.parquet").column("place").to_pylist() == [2]
     assert write_partition(table, staged, ["log"], keep_duplicates=True).to_pylist()[1]["events"] == 2
-    assert read_table(staged, "events/part-00003.parquet").column("row").to_pylist() == [2, 9]
+    assert read_table(staged, "events/part-00003.parquet").column("place").to_pylist() == [2, 9]
     assert write_partition(table.slice(0, 0), staged, ["log"]).num_rows == 0
 
 

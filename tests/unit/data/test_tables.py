@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys.config import read
-from raysys.data.events import SideTable
+from raysys.data.log_config import SideTable
 from raysys.data.tables import encode_side_table, read_side_table, titles
 from raysys.data.vocabulary import Vocabulary
 from raysys.errors import DataError, SchemaError
