@@ -55,7 +55,7 @@ class DataConfig:
     """`[data]`: where the log is, what its columns mean and which events count."""
 
     events: str | tuple[str, ...]
-    """Path, glob, folder or URI of the log, or a list of them: Parquet, CSV, TSV, JSON lines; text also as .gz"""
+    """Path, glob, folder or URI of the log, or a list: Parquet, CSV, TSV or JSON lines, text also as .gz."""
     columns: dict[str, str | tuple[str, ...]]
     """Meaning -> column: user, item, time; order, event, session, rating, weight; any other name is an event
     feature. A dotted name reaches into a struct; `time` may be a list of columns, joined by a space."""

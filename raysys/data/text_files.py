@@ -178,7 +178,7 @@ def undecodable(source: Source, encoding: str, offset: int, byte: int) -> DataEr
     """Return the error of a byte that the encoding does not know."""
     return DataError(
         f"{source.uri}: cannot be read as {source.kind}: byte {offset} (0x{byte:02x}) is not {encoding}; "
-        f'name the file\'s encoding in {source.key}.encodings, for example ["utf-8", "latin-1"], or is it damaged?'
+        f'damaged? else name its encoding: {source.key}.encodings = ["utf-8", "latin-1"], for example'
     )
 
 

@@ -16,7 +16,13 @@ from raysys.run import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-CONFIGS = [*SECTIONS.values(), SideTable, SideFeature, TextFormat, *(entry.config for entry in MODELS.values())]
+CONFIGS = [
+    *SECTIONS.values(),
+    SideTable,
+    SideFeature,
+    TextFormat,
+    *(entry.config for entry in MODELS.values()),
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)

@@ -2,7 +2,7 @@
 
 https://www.kaggle.com/datasets/retailrocket/ecommerce-dataset (CC BY-NC-SA 4.0). `events.csv` has a header:
 timestamp (milliseconds since 1970 UTC), visitorid, event (view, addtocart, transaction), itemid,
-transactionid (empty but for transactions). 2,756,101 rows, not in order of time; a few hundred are there twice.
+transactionid (empty but for transactions). 2,756,101 rows, not in order of time; a few hundred come twice.
 """
 
 DATA = {

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysys.data.events import check_columns, event_schema, normalise, pack_place
+from raysys.data.events import check_columns, event_schema, normalise
 from raysys.data.formats import Block
 from raysys.data.log_config import DataConfig
 from raysys.data.parsing import parse_number, parse_whole
@@ -257,7 +257,7 @@ def test_unwanted_events_and_low_ratings_are_dropped_not_rejected():
 def test_an_order_that_is_no_whole_number_is_rejected_and_a_large_one_is_exact():
     for values in (["1.5", str(2**60 + 1), "x", "2.0"], [1.5, 2.0**60, None, 2.0]):
         raw = pa.table({"u": ["a"] * 4, "i": ["x"] * 4, "t": [T] * 4, "o": values})
-        out = normalise(raw, config_of(columns={"order": "o"}), "f", 0, 0)
+        out = normalised(raw, config_of(columns={"order": "o"}))
         assert out.rejected.select(["row", "reason"]).to_pylist() == [
             {"row": 0, "reason": "bad_number"},
             {"row": 2, "reason": "bad_number"},

@@ -60,7 +60,12 @@ def test_csv_values_are_text_so_leading_zeros_and_quoted_separators_survive(tmp_
 
 def test_csv_details(tmp_path):
     assert rows_of(write(tmp_path, "bom.csv", b"\xef\xbb\xbfa,b\n1,2\n")) == [{"a": "1", "b": "2"}]
-    assert rows_of(write(tmp_path, "null.csv", 'a,b\n,"x\ny"\n')) == [{"a": None, "b": "x\ny"}]
+    assert rows_of(write(tmp_path, "null.csv", 'a,b\n,""\n')) == [{"a": None, "b": ""}]
+    assert rows_of(write(tmp_path, "old.csv", "a,b\r1,2\r3,4\r")) == [
+        {"a": "1", "b": "2"},
+        {"a": "3", "b": "4"},
+    ]
+    assert rows_of(write(tmp_path, "one.csv", "\n\na\n1\n\n2\n")) == [{"a": "1"}, {"a": "2"}]
     assert rows_of(write(tmp_path, "tail.csv", "a,b\n1,2")) == [{"a": "1", "b": "2"}]
     for content in ("a,b\n", "a,b"):
         path = write(tmp_path, "header.csv", content)
@@ -149,25 +154,22 @@ def damaged_gzip():
 
 
 UNREADABLE = {
-    "width.csv": ("a,b\n1,2\n3\n", "Expected 2 columns, got 1: 3"),
-    "binary.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "can't decode byte"),
-    "latin.csv": ("a,b\n1,é\n".encode("latin-1"), "invalid UTF8"),
-    "cut.csv.gz": (gzip.compress(CSV.encode())[:-12], "end-of-stream"),
-    "damaged.csv.gz": (damaged_gzip(), "decompressing"),
-    "plain.csv.gz": (CSV, "Not a gzipped file"),
-    "bad.jsonl": ("hello\n", "JSON parse error"),
-    "mixed.jsonl": ('{"a": 1}\n{"a": "x"}\n', "changed from number to string"),
-    "half.jsonl": ('{"a": 1}\n{"a": ', "JSON parse error"),
+    "binary.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), r"byte 0 \(0x89\) is not utf-8"),
+    "latin.csv": ("a,b\n1,2\n1,é\n".encode("latin-1"), r"byte 10 \(0xe9\) is not utf-8; .*encodings = \["),
+    "cut.csv.gz": (gzip.compress(CSV.encode())[:-12], "truncated or damaged.*end-of-stream"),
+    "damaged.csv.gz": (damaged_gzip(), "truncated or damaged.*decompressing"),
+    "plain.csv.gz": (CSV, "truncated or damaged.*Not a gzipped file"),
+    "cut.jsonl.gz": (gzip.compress(b'{"a": 1}\n' * 99)[:-12], "truncated or damaged.*end-of-stream"),
+    "latin.jsonl": ('{"a": "é"}\n'.encode("latin-1"), r"byte 7 \(0xe9\) is not utf-8"),
 }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_unreadable_text_file_is_named_in_one_line(tmp_path, name):
     content, words = UNREADABLE[name]
-    with pytest.raises(
-        DataError, match=rf"{name}: cannot be read as (csv|json) \(truncated or damaged\?\): .*{words}"
-    ):
+    with pytest.raises(DataError, match=rf"{name}: cannot be read as (csv|json).*{words}") as caught:
         rows_of(write(tmp_path, name, content))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unreadable_parquet_file_is_named(tmp_path):
