@@ -1,9 +1,9 @@
 """Taobao UserBehavior: clicks, purchases, carts and favourites of 25 November to 3 December 2017.
 
-https://tianchi.aliyun.com/dataset/649 (CC BY-NC-SA 4.0; a login is needed). `UserBehavior.csv` has no header;
-its columns are user, item, category, behaviour (pv, buy, cart, fav) and seconds since 1970. 100,150,807 rows.
-A few hundred times are far off, some negative: those outside 1980 to 2100 are rejected; the others, in 2017
-and before or after the nine days, are kept as they are. Days are those of China, seconds are UTC.
+https://tianchi.aliyun.com/dataset/649 (a login is needed; terms of use on that page). `UserBehavior.csv` has no
+header; its columns are user, item, category, behaviour (pv, buy, cart, fav) and seconds since 1970 UTC;
+100,150,807 rows. Some times are far outside the nine days: those before 1980 (some are negative) or after 2100
+are rejected, the others are kept as they are. The nine days are those of China.
 """
 
 DATA = {
