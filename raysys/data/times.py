@@ -76,8 +76,8 @@ def parse_time(
         dates = pa.types.is_date(kind) or (bool(clock.format) and pa.types.is_integer(kind))
         if not (is_text(kind) or dates or pa.types.is_null(kind)):
             raise SchemaError(
-                f"{file}: column {name!r} has type {kind}, expected text; check data.time_unit and "
-                "data.time_format"
+                f"{file}: column {name!r} has type {kind}, expected "
+                f"{'text' if clock.format else 'ISO 8601 text'}; check data.time_unit and data.time_format"
             )
         exact, bad = parse_text(combine(column.cast(pa.string())), clock)
         outside = (exact < EARLIEST_NS) | (exact >= LATEST_NS)
