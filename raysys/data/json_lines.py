@@ -10,7 +10,7 @@ import pyarrow.json as pajson
 
 from raysys.data.columns import find_column, select
 from raysys.data.formats import Block, Piece
-from raysys.data.text_files import text_blocks
+from raysys.data.text_files import count_lines, text_blocks
 
 UNPARSABLE = "unparsable_row"
 _MISSING = object()
@@ -62,7 +62,7 @@ def _parse(data: bytes, hint: pa.Schema) -> pa.Table | None:
         )
     except pa.ArrowException:
         return None
-    lines = data.count(b"\n") + (not data.endswith(b"\n"))
+    lines = count_lines(data)
     if table.num_rows != lines and table.num_rows != sum(1 for line in data.splitlines() if line.strip()):
         return None  # an object on several lines, or several on one
     return table

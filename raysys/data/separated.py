@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from raysys.data.formats import Block, Piece, Source
-from raysys.data.text_files import first_line, text_blocks
+from raysys.data.text_files import count_lines, first_line, text_blocks
 from raysys.errors import DataError
 
 WRONG_WIDTH = "wrong_width"
@@ -71,7 +71,7 @@ def _parse(
 ) -> tuple[pa.Table, list[int]]:
     """Return the good rows of some lines, and the numbers of the others among all that are not empty."""
     quote = source.format.quote.encode()
-    lines = data.count(b"\n") + (not data.endswith(b"\n"))
+    lines = count_lines(data)
     data, delimiter = _delimited(data, source)
     guard = 0
     if quote and data.find(quote, data.rfind(b"\n", 0, len(data) - 1) + 1) >= 0:

@@ -7,6 +7,8 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from raysys.data.formats import Piece, Source
 from raysys.errors import DataError
 
@@ -151,6 +153,12 @@ def _line_blocks(stream: Any, piece: Piece) -> Iterator[tuple[int, bytes]]:
             offset, rest = offset + cut, rest[cut:]
         elif len(rest) > MAX_LINE_BYTES:
             raise _no_line_end(piece.source, offset)
+
+
+def count_lines(data: bytes) -> int:
+    """Return the number of lines, the empty ones and a last one without an end included."""
+    ends = np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n"))
+    return int(ends) + (not data.endswith(b"\n"))
 
 
 class _Recoded:

@@ -23,8 +23,10 @@ UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
 
 _YEAR = re.compile(r"%[YyGcxDs]")
-_PLAIN = re.compile(r"(%[YmdHMS]|[^%A-Za-z0-9\s]|[TZ ])+")
+_PLAIN = re.compile(r"(%[YmdHMSb]|[^%A-Za-z0-9\s]|[TZ ])+")
 """Formats that Arrow reads as Python does, but for dates that do not exist."""
+_FRACTION, _OFFSET = r"\.(?P<fraction>\d{1,6})", r"(?P<zone>Z|[+-][01]\d:?[0-5]\d)"
+_TAIL = re.compile(r"(?P<head>.*?)(?P<fraction>\.%f)?(?P<zone>\s*%z)?", re.DOTALL)
 _ISO = (
     r"^(19[89]\d|20\d\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
     r"([T ]([01]\d|2[0-3])(:[0-5]\d(:[0-5]\d(\.\d{1,9})?)?)?%s)?$"
@@ -122,13 +124,45 @@ def parse_text(text: pa.Array, clock: Clock) -> tuple[np.ndarray, np.ndarray | N
     if clock.year:
         text = pc.binary_join_element_wise(str(clock.year), pc.utf8_trim_whitespace(text), " ")
         format = f"%Y {format}"
-    plain = bool(_PLAIN.fullmatch(format)) and text.null_count < len(text)
-    known = _arrow_strptime(text, format) if plain else pa.nulls(len(text), pa.int64())
-    seconds = np.asarray(pc.fill_null(known, 0).to_numpy(zero_copy_only=False))
-    exact = to_utc(np.clip(seconds, -LARGEST // 10**9, LARGEST // 10**9) * 10**9, clock.zone)
+    exact, known = np.zeros(len(text), dtype=np.int64), np.zeros(len(text), dtype=bool)
+    tail = _TAIL.fullmatch(format)
+    if tail and _PLAIN.fullmatch(tail["head"]) and text.null_count < len(text):
+        head, rest = _split(text, tail["fraction"], tail["zone"])
+        moments = _arrow_strptime(head, tail["head"])
+        known = np.asarray(moments.is_valid().to_numpy(zero_copy_only=False))
+        seconds = np.asarray(pc.fill_null(moments, 0).to_numpy(zero_copy_only=False))
+        local = np.clip(seconds, -LARGEST // 10**9, LARGEST // 10**9) * 10**9 + rest
+        exact = local if tail["zone"] else to_utc(local, clock.zone)
     return _complete(
-        text, exact, known.is_valid(), clock.zone, lambda value: datetime.strptime(value.strip(), format)
+        text, exact, pa.array(known), clock.zone, lambda value: datetime.strptime(value.strip(), format)
     )
+
+
+def _split(text: pa.Array, fraction: str | None, zone: str | None) -> tuple[pa.Array, np.ndarray]:
+    """Return text without its fraction of a second and offset from UTC, null where it lacks them.
+
+    Also returns (N,) int64 nanoseconds: the fraction minus the offset.
+    """
+    rest = np.zeros(len(text), dtype=np.int64)
+    if not fraction and not zone:
+        return text, rest
+    space = r"\s+" if zone and zone != "%z" else ""
+    pattern = rf"^(?P<head>.*?){_FRACTION if fraction else ''}{space}{_OFFSET if zone else ''}$"
+    parts = pc.extract_regex(text, pattern)
+    if fraction:
+        digits = pc.utf8_rpad(pc.fill_null(pc.struct_field(parts, "fraction"), "0"), 6, "0")
+        rest += np.asarray(digits.cast(pa.int64())) * 1000
+    if zone:
+        codes = pc.fill_null(pc.struct_field(parts, "zone"), "Z").dictionary_encode()
+        rest -= _offsets_of(codes.dictionary.to_pylist())[np.asarray(codes.indices)]
+    return pc.struct_field(parts, "head"), rest
+
+
+def _offsets_of(zones: list[str]) -> np.ndarray:
+    """Return (Z,) int64 nanoseconds of offsets such as Z, +0200 and -04:30."""
+    seconds = [0 if zone == "Z" else int(zone[1:3]) * 3600 + int(zone[-2:]) * 60 for zone in zones]
+    signs = [-1 if zone.startswith("-") else 1 for zone in zones]
+    return np.array(seconds, dtype=np.int64) * np.array(signs, dtype=np.int64) * 10**9
 
 
 def _arrow_strptime(text: pa.Array, format: str) -> pa.Array:

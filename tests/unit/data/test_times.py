@@ -41,6 +41,27 @@ def test_strptime_formats(format, text, expected):
     assert parsed([text, None, text], format=format) == [expected, None, expected]
 
 
+def test_fractions_and_offsets_are_read_in_bulk_as_one_by_one():
+    values = [
+        "2020-09-13 12:26:40.5 +0200",
+        "2020-09-13 12:26:40.000001 -04:30",
+        "2020-09-13 12:26:40.123 Z",
+        "x",
+        "2020-09-13 12:26:40 +0200",
+        "2019-02-29 12:26:40.5 +0200",
+        "2020-09-13 12:26:40.1234567 +0200",
+        "2020-09-13 12:26:40.5+0200",
+        None,
+    ]
+    format = "%Y-%m-%d %H:%M:%S.%f %z"
+    expected = [dt.datetime.strptime(value, format).timestamp() for value in values[:3]]
+    assert parsed(values, format=format, zone=BERLIN) == pytest.approx([*expected, *[None] * 6], abs=1e-6)
+    for month, name in ((3, "Mar"), (9, "sep")):
+        text = f"01/{name}/2020:00:30:00 +0200"  # the day before in UTC
+        found = parsed([text], format="%d/%b/%Y:%H:%M:%S %z")
+        assert found == [seconds(2020, month, 1) - 5400]
+
+
 def test_dates_that_do_not_exist_are_no_times():
     values = ["2020-02-29", "2019-02-29", "2020-04-31", "2020-05-01", "2020-13-01", "x", "2020-05-01x", None]
     expected = [seconds(2020, 2, 29), None, None, seconds(2020, 5, 1), None, None, None, None]
