@@ -19,8 +19,8 @@ _MISSING = object()
 def json_blocks(piece: Piece, stream: Any, columns: Sequence[str] | None) -> Iterator[Block]:
     """Yield the rows of a piece: the named columns (null where no line of a block has them), or all.
 
-    Numbers are numbers and text is text, also where it looks like a time; where lines of a block disagree
-    about a value's type, the column is text.
+    Numbers are numbers and text is text, also where it looks like a time. Where lines of a block disagree
+    about a value's type, its columns are text, and "all" are the values inside of objects, by dotted name.
     """
     row, hint = piece.first_position, pa.schema([])
     for _, data in text_blocks(piece, stream):
@@ -105,9 +105,20 @@ def _read_by_line(data: bytes, columns: Sequence[str] | None) -> tuple[pa.Table,
             rows.append(row)
         else:
             bad.append(number)
-    names = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
+    names = (
+        list(columns) if columns is not None else list(dict.fromkeys(n for row in rows for n in _leaves(row)))
+    )
     values = {name: _text_column([_value(row, name) for row in rows]) for name in names}
     return pa.table(values) if names else pa.table({"": pa.nulls(len(rows))}).select([]), bad
+
+
+def _leaves(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the dotted names of the values that are no objects."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in _leaves(value))
+        else:
+            yield name
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:

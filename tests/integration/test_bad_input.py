@@ -208,7 +208,7 @@ def test_rows_of_another_width_above_the_limit(case):
 
 
 def test_rows_of_another_width_in_a_file_of_many_pieces_are_kept_aside_with_their_row(case):
-    rows = [f"u{n % 9},i{n % 7},{T + n},{'x' * 1000}" for n in range(150_000)]
+    rows = [f"u{n % 9},i{n % 7},{T + n},{'x' * 450}" for n in range(150_000)]
     for wrong in (0, 70_000, 149_999):
         rows[wrong] = f"u,i,{T}"
     rows[140_000] = f",i1,{T},x"

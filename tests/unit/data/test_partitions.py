@@ -63,6 +63,12 @@ def test_hashes_do_not_depend_on_blocks_chunks_encoding_or_neighbours():
     assert len(set(whole.tolist())) == len(TEXTS)  # null is not the empty text
 
 
+def test_whole_numbers_are_in_the_partition_of_their_decimal_text():
+    numbers = pa.array([7, -3, None, 2**62, 7, 0])
+    assert hash_text(numbers, 5).tolist() == hash_text(numbers.cast(pa.string()), 5).tolist()
+    assert partition_of(numbers, 11).tolist() == partition_of(numbers.cast(pa.string()), 11).tolist()
+
+
 def test_users_spread_evenly_over_partitions():
     counts = np.bincount(partition_of(pa.array([f"{n}" for n in range(8000)]), 8), minlength=8)
     assert counts.min() > 900

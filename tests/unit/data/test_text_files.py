@@ -358,6 +358,10 @@ def test_globs_may_hold_folders(tmp_path):
     assert found("log/**/part-*.csv") == ["a/part-1.csv", "b/c/part-3.csv", "b/part-2.csv", "part-0.csv"]
     assert found("l?g/[!a]/*") == ["b/other.csv", "b/part-2.csv"]
     assert found("log/**/c/*.csv") == ["b/c/part-3.csv"]
+    uri = f"file://{tmp_path}/log"
+    assert [source.uri for source in list_sources(f"{uri}/*/part-*.csv", "data.events")] == [
+        f"{uri}/a/part-1.csv", f"{uri}/b/part-2.csv"
+    ]  # fmt: skip
     assert found("log/[ab]/part-[0-9].csv") == ["a/part-1.csv", "b/part-2.csv"]
     with pytest.raises(DataError, match="no file found"):
         list_sources(f"{tmp_path}/log/*/*/*/x.csv", "data.events")
