@@ -9,8 +9,9 @@ from typing import Any
 
 from raysys import config
 from raysys.config import require
-from raysys.data.events import DataConfig
+from raysys.data.log_config import DataConfig
 from raysys.data.sequences import SessionConfig
+from raysys.data.sources import with_source
 from raysys.data.splits import SplitConfig
 from raysys.errors import ConfigError
 from raysys.evaluation.metrics import EvaluationConfig
@@ -83,8 +84,8 @@ class RunConfig:
     def features_digest(self) -> str:
         """Digest of what decides the features, without the place of the log."""
         data = config.to_table(self.data)
-        data.pop("events")
-        data.pop("partitions")
+        for name in ("events", "partitions", "source"):  # what a source describes is in the other keys
+            data.pop(name)
         for side in ("items", "users"):
             if side in data:
                 data[side].pop("path")
@@ -139,6 +140,7 @@ def read_run(tables: Mapping[str, Any]) -> RunConfig:
     for name in ("data", "model"):
         if name not in tables:
             raise ConfigError(f"[{name}]: missing section; a run file needs it")
+    tables = {**tables, "data": with_source(tables["data"])}
     sections = {name: config.read(cls, tables.get(name, {}), name) for name, cls in SECTIONS.items()}
     model_name, model = read_model_config(tables["model"])
     run = RunConfig(model=model, model_name=model_name, **sections)  # type: ignore[arg-type]

@@ -105,9 +105,9 @@ class Folder:
         return self.filesystem.open_output_stream(path)
 
     def copy(self, name: str, target: "Folder", target_name: str) -> None:
-        """Copy a file into another folder of the same file system; on a local disk both names share its bytes.
+        """Copy a file into another folder of the same file system.
 
-        So neither of the two may be written again, only deleted or replaced.
+        On a local disk both names share the bytes, so neither may be written again, only deleted or replaced.
         """
         path = target._at(target_name)
         target.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)

@@ -1,7 +1,7 @@
 """A log that has grown: what the features built before it still hold, and how new events join them.
 
-Events are stored in partitions of whole users, so a new day of logs touches the partitions of its users and no
-other. A partition built so equals one built from scratch, byte for byte: the same rows, the same total order.
+Events are stored in partitions of whole users, so a new day of logs touches the partitions of its users and
+no other. A partition built so equals one built from scratch byte for byte: the order of events is total.
 """
 
 from collections import Counter
@@ -11,25 +11,30 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raysys.data.events import REJECTED_SCHEMA, file_of, pack_place, position_of
+from raysys.data.events import POSITION_BITS, file_of, position_of
+from raysys.data.parquet import read_table, write_columns, write_table
 from raysys.storage import Folder
 
-EVENTS, DUPLICATES = "events/part-{:05d}.parquet", "rejected/duplicate-{:05d}.parquet"
+EVENTS = "events/part-{:05d}.parquet"
+DUPLICATES = "rejected/duplicate-{:05d}.parquet"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows read, and rows rejected and dropped by reason; of one file or of a log."""
+    """Rows read, and rows rejected and dropped by reason; of a piece, of a file or of a log.
+
+    `cuts` holds first position and rows of each piece of a text file that was read in several.
+    """
 
     rows: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    cuts: list[tuple[int, int]] = field(default_factory=list)
 
     @staticmethod
     def total(parts: Sequence["Counts"]) -> "Counts":
-        """Return the sum, reasons in order of their names."""
+        """Return the sum, reasons in order of their names and without cuts."""
         rejected, dropped = Counter[str](), Counter[str]()
         for part in parts:
             rejected.update(part.rejected)
@@ -78,30 +83,42 @@ class Base:
 
     def events(self, partition: int) -> pa.Table:
         """Return the events of a partition, with places in the log as it is now."""
-        with self.folder.open_input(EVENTS.format(partition)) as file:
-            table = pq.read_table(file)
+        table = read_table(self.folder, EVENTS.format(partition))
         place = np.asarray(table.column("place").to_numpy())
-        moved = pack_place(self.renumber[file_of(place)], position_of(place))
+        moved = position_of(place) | self.renumber[file_of(place)] << POSITION_BITS
         return table.set_column(table.schema.get_field_index("place"), "place", pa.array(moved))
 
-    def rejected_duplicates(self, partition: int) -> pa.Table:
-        """Return the duplicates that a partition rejected."""
-        if not self.duplicates[partition]:
-            return REJECTED_SCHEMA.empty_table()
-        with self.folder.open_input(DUPLICATES.format(partition)) as file:
-            return pq.read_table(file)
 
-    def move_rejected(self, staged: Folder) -> None:
-        """Bring the rows that reading rejected into the new folder, under the new numbers of their files."""
-        for name in self.folder.names("rejected"):
-            kind, number, rest = (name.split("-", 2) + ["", ""])[:3]
-            if kind == "read":
-                moved = f"read-{self.renumber[int(number)]:05d}-{rest}"
-                self.folder.copy(f"rejected/{name}", staged, f"rejected/{moved}")
+def move_partition(number: int, staged: Folder, base: Base) -> None:
+    """Bring a partition that no new event belongs to into the new folder."""
+    if base.unmoved:
+        base.folder.copy(EVENTS.format(number), staged, EVENTS.format(number))
+    else:
+        write_columns(staged, EVENTS.format(number), base.events(number))
+
+
+def move_rejected(staged: Folder, base: Base) -> None:
+    """Bring the rows that the base rejected into the new folder, duplicates beside those found since."""
+    for name in base.folder.names("rejected"):
+        kind, number, *rest = name.split("-")
+        if kind == "read":
+            moved = "-".join([kind, f"{base.renumber[int(number)]:05d}", *rest])
+            base.folder.copy(f"rejected/{name}", staged, f"rejected/{moved}")
+        else:
+            tables = [read_table(base.folder, f"rejected/{name}")]
+            if staged.exists(f"rejected/{name}"):
+                tables.append(read_table(staged, f"rejected/{name}"))
+            write_table(staged, f"rejected/{name}", by_row(pa.concat_tables(tables)))
+
+
+def by_row(rejected: pa.Table) -> pa.Table:
+    """Return rejected rows in the order of the log."""
+    return rejected.sort_by([("file", "ascending"), ("row", "ascending")]).combine_chunks()
 
 
 def log_entry(
     config: str,
+    schema: pa.Schema,
     marks: Mapping[str, str],
     by_file: Mapping[str, Counts],
     duplicates: Mapping[int, int],
@@ -111,22 +128,26 @@ def log_entry(
 
     Args:
         config: digest of what decides which rows become which events.
+        schema: of the events.
         marks: file -> size and time of change, in the order of the log.
         by_file, duplicates, num_partitions: as `Base` has them.
     """
     return {
         "config": config,
+        "schema": {field.name: str(field.type) for field in schema},
         "num_partitions": num_partitions,
         "files": [{"file": uri, "mark": mark, "counts": vars(by_file[uri])} for uri, mark in marks.items()],
         "duplicates": {str(number): count for number, count in sorted(duplicates.items())},
     }
 
 
-def grown(log: Mapping[str, Any], marks: Mapping[str, str]) -> bool:
+def grown(log: Mapping[str, Any], schema: pa.Schema, marks: Mapping[str, str]) -> bool:
     """Return whether every file of a manifest's `log` is unchanged in the log as it is now.
 
     Args:
         log: the manifest's entry.
+        schema: of the events of the log as it is now.
         marks: file -> its mark (size and time of change) now.
     """
-    return all(marks.get(entry["file"]) == entry["mark"] for entry in log["files"])
+    same = log["schema"] == {field.name: str(field.type) for field in schema}
+    return same and all(marks.get(entry["file"]) == entry["mark"] for entry in log["files"])

@@ -1,170 +1,80 @@
-"""Raw rows to valid events: what a log's columns mean, which rows are kept, rejected (with a reason) or
-dropped.
+"""Raw rows to valid events: which rows are kept, rejected (with a reason) or dropped.
 
 A canonical event table has, in this order,
 
-    user_id  string     as logged
-    item_id  string     as logged
+    user_id  int64 or string   as logged, see `event_schema`
+    item_id  int64 or string
     time_ns  int64      nanoseconds since 1970 UTC; only used to sort, stored later as `at` in seconds
-    order    int64      the log's own order column, else 0
+    order    int64      the log's own order column, where the config names it
     session, event      string, where the config names them
-    rating, weight      float32, where the config names them
+    rating, weight      float32, where the config names them; weight also under `event_weights`
     <feature>           string, one per event-level feature
-    file     int32      number of the source file
-    row      int64      0-based row in that file
+    place    int64      number of the source file << 40 | position in that file
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysys.config import require, suggest
-from raysys.data.parsing import TimeUnit, combine, is_empty, parse_number, parse_time, parse_whole, plain
+from raysys.config import suggest
+from raysys.data.columns import column_names, column_type, find_column
+from raysys.data.formats import Block
+from raysys.data.log_config import DataConfig
+from raysys.data.parsing import combine, is_empty, is_text, missing_of, parse_number, parse_whole, plain
+from raysys.data.times import parse_time
 from raysys.errors import SchemaError
 
-CORE = ("user", "item", "time")
-OPTIONAL = ("order", "event", "session", "rating", "weight")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SideFeature:
-    """One feature of a side table."""
-
-    kind: Literal["categorical", "multi_valued", "numeric"] = "categorical"
-    """categorical: one id; multi_valued: ids joined by `separator`, or a list column; numeric: a number."""
-    column: str = ""
-    """The column's own name; empty: the feature's name."""
-    separator: str = "|"
-    """What joins the values of a multi-valued text column."""
-    max_values: int = 8
-    """Values kept of a multi-valued feature, the first ones."""
-
-    def __post_init__(self) -> None:
-        require(self.max_values >= 1, f"max_values: found {self.max_values}, expected >= 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SideTable:
-    """A table with one row per item or per user."""
-
-    path: str
-    """Path, glob or URI; Parquet, CSV, CSV.gz or JSON lines."""
-    id: str
-    """The column that holds the id."""
-    title: tuple[str, ...] = ()
-    """Columns that make a readable name in the report, joined by " / "."""
-    features: dict[str, SideFeature] = field(default_factory=dict)
-    """Feature name -> what it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """`[data]`: where the log is, what its columns mean and which events count."""
-
-    events: str | tuple[str, ...]
-    """Path, glob, folder or URI of the log, or a list of them: Parquet, CSV, CSV.gz, JSON lines."""
-    columns: dict[str, str]
-    """Meaning -> column: user, item, time; order, event, session, rating, weight; any other name is an event
-    feature."""
-    time_unit: TimeUnit = "s"
-    """Unit of a numeric time column; ignored where the column is a Parquet timestamp."""
-    keep_events: tuple[str, ...] = ()
-    """Event types that count; empty: all. Needs `columns.event`."""
-    min_rating: float | None = None
-    """Events rated lower are dropped. Needs `columns.rating`."""
-    items: SideTable | None = None
-    """Item side table."""
-    users: SideTable | None = None
-    """User side table."""
-    min_item_events: int = 1
-    """Items with fewer events are dropped, together with `min_user_events` to a fixed point (k-core)."""
-    min_user_events: int = 1
-    """Users with fewer events are dropped."""
-    max_reject_fraction: float = 0.01
-    """The stage fails when more than this fraction of the rows is rejected."""
-    keep_duplicates: bool = False
-    """Keep rows that repeat another row in every column; otherwise they are rejected as `duplicate`."""
-    partitions: int = 0
-    """Number of user partitions; 0: one per 64 MB of log, at least 4. Results do not depend on it."""
-
-    def __post_init__(self) -> None:
-        for name in CORE:
-            require(name in self.columns, f"columns.{name}: missing; name the log's {name} column")
-        for name, column in self.columns.items():
-            require(bool(column), f"columns.{name}: found an empty name, expected a column of the log")
-        require(bool(self.events), "events: found nothing, expected a path, a glob or a URI")
-        require(
-            not self.keep_events or "event" in self.columns,
-            "keep_events: needs columns.event, which is not set",
-        )
-        require(
-            self.min_rating is None or "rating" in self.columns,
-            "min_rating: needs columns.rating, which is not set",
-        )
-        require(self.min_item_events >= 1, f"min_item_events: found {self.min_item_events}, expected >= 1")
-        require(self.min_user_events >= 1, f"min_user_events: found {self.min_user_events}, expected >= 1")
-        require(
-            0 <= self.max_reject_fraction <= 1,
-            f"max_reject_fraction: found {self.max_reject_fraction}, expected 0 to 1",
-        )
-        require(self.partitions >= 0, f"partitions: found {self.partitions}, expected >= 0")
-        clash = {"user_id", "item_id", "time_ns", "place", "at", "role", "cut", "type"} & set(
-            self.features
-        )
-        require(
-            not clash, f"columns.{min(clash, default='')}: this name is taken; choose another feature name"
-        )
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the event-level features, in the config's order."""
-        return tuple(name for name in self.columns if name not in CORE + OPTIONAL)
-
-    @property
-    def coded_features(self) -> dict[str, str]:
-        """Event-level feature -> its column of the event table; the event type is the feature `type`."""
-        kind = {"type": "event"} if "event" in self.columns else {}
-        return kind | {name: name for name in self.features}
-
-
-def event_schema(config: DataConfig, kinds=(pa.string(), pa.string())) -> pa.Schema:
-    """Return the Arrow schema of a canonical event table under this config."""
-    fields = [
-        ("user_id", kinds[0]),
-        ("item_id", kinds[1]),
-        ("time_ns", pa.int64()),
-    ]
-    fields += [(name, pa.int64()) for name in ("order",) if name in config.columns]
-    fields += [(name, pa.string()) for name in ("session", "event") if name in config.columns]
-    fields += [(name, pa.float32()) for name in ("rating", "weight") if name in config.columns]
-    fields += [(name, pa.string()) for name in config.features]
-    return pa.schema([*fields, ("place", pa.int64())])
-
-
-FILE_SHIFT = 40
-
-
-def pack_place(file_number: int | np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Return (N,) int64: where events stand in the log; ordered by (file, position)."""
-    return (np.int64(1) * file_number << FILE_SHIFT) | position
-
-
-def file_of(place: np.ndarray) -> np.ndarray:
-    """Return (N,) int64 file numbers of places."""
-    return place >> FILE_SHIFT
-
-
-def position_of(place: np.ndarray) -> np.ndarray:
-    """Return (N,) int64 positions in their files of places."""
-    return place & ((1 << FILE_SHIFT) - 1)
-
+POSITION_BITS = 40
 
 REJECTED_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("file", "reason", "user", "item", "time")] + [("row", pa.int64())]
 )
+
+
+def pack_place(file_number: int, positions: np.ndarray) -> np.ndarray:
+    """Return (N,) int64 places that order rows by file, then by position in the file."""
+    return positions | np.int64(file_number << POSITION_BITS)
+
+
+def file_of(place: np.ndarray) -> np.ndarray:
+    """Return (N,) int64 file numbers of places."""
+    return place >> POSITION_BITS
+
+
+def position_of(place: np.ndarray) -> np.ndarray:
+    """Return (N,) int64 positions of places in their files, see `Piece.first_position`."""
+    return place & ((1 << POSITION_BITS) - 1)
+
+
+def event_schema(config: DataConfig, files: Iterable[pa.Schema] = ()) -> pa.Schema:
+    """Return the Arrow schema of a canonical event table.
+
+    Args:
+        config: what the columns mean.
+        files: the columns of every file of the log. Ids are int64 where the column is an integer (but not
+            uint64) in each of them, else text; separated text and JSON lines count as text, because what a
+            later row holds is not known. No file at all: text.
+    """
+    schemas = list(files)
+    kinds = {name: _id_type(schemas, config.columns_of(name)[0]) for name in ("user", "item")}
+    fields = [("user_id", kinds["user"]), ("item_id", kinds["item"]), ("time_ns", pa.int64())]
+    fields += [("order", pa.int64())] if "order" in config.columns else []
+    fields += [(name, pa.string()) for name in ("session", "event") if name in config.columns]
+    fields += [("rating", pa.float32())] if "rating" in config.columns else []
+    fields += [("weight", pa.float32())] if config.has_weight else []
+    fields += [(name, pa.string()) for name in config.features]
+    return pa.schema([*fields, ("place", pa.int64())])
+
+
+def _id_type(schemas: Sequence[pa.Schema], column: str) -> pa.DataType:
+    kinds = [column_type(schema, column) for schema in schemas]
+    whole = [pa.types.is_integer(kind) and kind != pa.uint64() for kind in kinds]
+    fits = [one or pa.types.is_null(kind) for one, kind in zip(whole, kinds, strict=True)]
+    return pa.int64() if any(whole) and all(fits) else pa.string()
 
 
 @dataclass(frozen=True)
@@ -176,110 +86,198 @@ class Normalised:
     dropped: dict[str, int]
 
 
-def normalise(raw: pa.Table, config: DataConfig, file: str, file_number: int, first_row: int) -> Normalised:
+def normalise(block: Block, config: DataConfig, schema: pa.Schema, file: str, file_number: int) -> Normalised:
     """Turn a block of raw rows into canonical events.
 
     Args:
-        raw: the log's own columns, as `check_columns` accepted them.
+        block: the log's own columns, as `read_piece` gives and `check_columns` accepts them.
         config: what the columns mean.
+        schema: of the events, as `event_schema` decided it for the whole log.
         file: the file's name, for rejected rows and messages.
         file_number: its number among the log's files.
-        first_row: row number of the block's first row in the file.
+    Returns:
+        Events in the order of the block, and rejected rows with their position in the file as `row`.
     Raises:
         SchemaError: a column has a type that cannot hold what the config says it holds.
     """
-    column = {name: plain(raw.column(source)) for name, source in config.columns.items()}
-    values, reason = _read_columns(column, config, file, raw.num_rows)
-    good = reason == ""
-    keep, dropped = _wanted(values, good, config)
-    rows = np.arange(first_row, first_row + raw.num_rows, dtype=np.int64)
-    values["place"] = pa.array(pack_place(file_number, rows))
-    schema = event_schema(config, (values["user_id"].type, values["item_id"].type))
-    events = pa.table([values[name] for name in schema.names], schema=schema).filter(pa.array(keep))
-    bad = np.flatnonzero(~good)
-    rejected = pa.table(
-        {
-            "file": pa.array([file] * len(bad), pa.string()),
-            "reason": pa.array(reason[bad].tolist(), pa.string()),
-            "user": values["user_id"].take(pa.array(bad)).cast(pa.string()),
-            "item": values["item_id"].take(pa.array(bad)).cast(pa.string()),
-            "time": column["time"].take(pa.array(bad)).cast(pa.string()),
-            "row": pa.array(rows[bad]),
-        },
-        schema=REJECTED_SCHEMA,
-    )
-    return Normalised(events, rejected, dropped)
+    column = {name: plain(block.table.column(config.columns_of(name)[0])) for name in config.columns}
+    column["time"] = _joined([plain(block.table.column(name)) for name in config.columns_of("time")])
+    values, masks = _read_columns(column, block.table, config, schema, file)
+    values["place"] = pa.array(pack_place(file_number, block.positions))
+    bad = np.logical_or.reduce([mask for mask in masks.values() if mask is not None] or [np.False_])
+    keep, dropped = _wanted(values, ~bad if bad.ndim else None, config)
+    events = pa.table([values[name] for name in schema.names], schema=schema)
+    events = events if keep is None else events.filter(pa.array(keep))
+    rejected = [_unreadable(block, file)] if block.unreadable else []
+    if bad.any():
+        rejected.append(_rejected(values, column["time"], masks, bad, block.positions, file))
+    return Normalised(events, pa.concat_tables([REJECTED_SCHEMA.empty_table(), *rejected]), dropped)
 
 
 def _read_columns(
-    column: dict[str, pa.ChunkedArray], config: DataConfig, file: str, count: int
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Return the canonical columns and (N,) the reason why a row is rejected, "" where it is not."""
-    user = column["user"].combine_chunks() if column["user"].type==pa.int64() else to_text(column["user"], file, "user", config)
-    item = column["item"].combine_chunks() if column["item"].type==pa.int64() else to_text(column["item"], file, "item", config)
-    time_ns, state = parse_time(column["time"], config.time_unit, file, config.columns["time"])
+    column: dict[str, pa.ChunkedArray], raw: pa.Table, config: DataConfig, schema: pa.Schema, file: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
+    """Return the canonical columns, and reason -> (N,) bool, None where no row has it; the first reason of a
+    row counts."""
+    user = to_id(column["user"], schema.field("user_id").type, file, "user", config)
+    item = to_id(column["item"], schema.field("item_id").type, file, "item", config)
+    time_ns, state = parse_time(column["time"], config.clock, file, " ".join(config.columns_of("time")))
     values: dict[str, Any] = {"user_id": user, "item_id": item, "time_ns": pa.array(time_ns)}
-    bad_number = np.zeros(count, dtype=bool)
-    if "order" in column:
-        order, rest, bad = parse_whole(column["order"], file, config.columns["order"])
-        values["order"], bad_number = pa.array(order), bad_number | bad | (rest != 0)
-    for name in ("rating", "weight"):
-        if name in column:
-            number, bad = parse_number(column[name], file, config.columns[name])
-            values[name], bad_number = pa.array(number.astype(np.float32)), bad_number | bad
     for name in ("session", "event", *config.features):
         if name in column:
             values[name] = to_text(column[name], file, name, config)
-    reasons = {
-        "null_user": np.zeros(count,bool) if user.type==pa.int64() else is_empty(user),
-        "null_item": np.zeros(count,bool) if item.type==pa.int64() else is_empty(item),
-        "null_time": state == 1,
-        "unparsable_time": state == 2,
-        "time_out_of_range": state == 3,
+    bad_number: np.ndarray | None = None
+    if "order" in column:
+        order, rest, bad = parse_whole(column["order"], file, config.columns_of("order")[0])
+        values["order"] = pa.array(order)
+        bad_number = _either(bad, None if rest is None else rest != 0)
+    for name in ("rating", "weight"):
+        if name in column:
+            number, bad = parse_number(column[name], file, config.columns_of(name)[0])
+            values[name], bad_number = pa.array(number.astype(np.float32)), _either(bad_number, bad)
+    if config.event_weights:
+        values["weight"] = _weights(values["event"], values.get("weight"), config)
+    negative: np.ndarray | None = None
+    for name in config.reject_negative:
+        quantity = plain(raw.column(name))
+        number, bad = parse_number(quantity, file, name)
+        there = None if bad is None else bad & ~_absent(quantity)
+        bad_number, negative = _either(bad_number, there), _either(negative, number < 0)
+    return values, {
+        "null_user": _empty(user),
+        "null_item": _empty(item),
+        "null_time": None if state is None else state == 1,
+        "unparsable_time": None if state is None else state == 2,
+        "time_out_of_range": None if state is None else state == 3,
+        "unknown_event": _outside(values["event"], config.known_events) if config.known_events else None,
         "bad_number": bad_number,
+        "negative_quantity": negative,
     }
-    return values, np.select(list(reasons.values()), list(reasons), default="")
+
+
+def _either(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one | other
+
+
+def _empty(ids: pa.Array) -> np.ndarray | None:
+    """Return where an id is null or blank, None where none is."""
+    if is_text(ids.type):
+        empty = is_empty(ids)
+        return empty if empty.any() else None
+    return missing_of(ids) if ids.null_count else None
+
+
+def _absent(column: pa.ChunkedArray) -> np.ndarray:
+    return is_empty(combine(column)) if is_text(column.type) else missing_of(column)
+
+
+def _outside(values: pa.Array, known: Sequence[str]) -> np.ndarray:
+    return ~pc.is_in(values, value_set=pa.array(known, pa.string())).to_numpy(zero_copy_only=False)
+
+
+def _weights(events: pa.Array, weight: pa.Array | None, config: DataConfig) -> pa.Array:
+    """Return (N,) float32: what the type of each event weighs, times the log's own weight."""
+    names = pa.array(list(config.event_weights), pa.string())
+    factors = np.array([*config.event_weights.values(), 1.0], dtype=np.float32)
+    place = pc.fill_null(pc.index_in(events, value_set=names), len(names))
+    weighed = factors[np.asarray(place.to_numpy(zero_copy_only=False))]
+    return pa.array(weighed if weight is None else weighed * np.asarray(weight))
+
+
+def _joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Return columns as one, their text joined by a space; null where one of them is null or blank."""
+    if len(columns) == 1:
+        return columns[0]
+    texts = [pc.utf8_trim_whitespace(combine(column.cast(pa.string()))) for column in columns]
+    filled = [pc.if_else(pa.array(is_empty(text)), pa.scalar(None, pa.string()), text) for text in texts]
+    return pa.chunked_array([pc.binary_join_element_wise(*filled, " ")])
 
 
 def _wanted(
-    values: dict[str, Any], good: np.ndarray, config: DataConfig
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Return which good rows the config wants, and how many it does not, by reason."""
-    keep, dropped = good.copy(), dict[str, int]()
-    if config.keep_events:
-        wanted = pc.is_in(values["event"], value_set=pa.array(config.keep_events, pa.string()))
-        unwanted = keep & ~wanted.to_numpy(zero_copy_only=False)
-        dropped["event_not_kept"], keep = int(unwanted.sum()), keep & ~unwanted
-    if config.min_rating is not None:
-        low = keep & (np.asarray(values["rating"]) < config.min_rating)
-        dropped["below_min_rating"], keep = int(low.sum()), keep & ~low
+    values: dict[str, Any], good: np.ndarray | None, config: DataConfig
+) -> tuple[np.ndarray | None, dict[str, int]]:
+    """Return which good rows the config wants (None: all), and how many it does not, by reason."""
+    keep, dropped = good, dict[str, int]()
+    for reason, unwanted in (
+        ("event_not_kept", _outside(values["event"], config.keep_events) if config.keep_events else None),
+        (
+            "below_min_rating",
+            None if config.min_rating is None else np.asarray(values["rating"]) < config.min_rating,
+        ),
+    ):
+        if unwanted is not None:
+            unwanted = unwanted if keep is None else unwanted & keep
+            dropped[reason] = int(unwanted.sum())
+            keep = ~unwanted if keep is None else keep & ~unwanted
     return keep, {reason: count for reason, count in dropped.items() if count}
+
+
+def _rejected(
+    values: dict[str, Any],
+    time: pa.ChunkedArray,
+    masks: dict[str, np.ndarray | None],
+    bad: np.ndarray,
+    positions: np.ndarray,
+    file: str,
+) -> pa.Table:
+    """Return the rejected rows, each with its first reason."""
+    rows = np.flatnonzero(bad)
+    found = {reason: mask[rows] for reason, mask in masks.items() if mask is not None}
+    reason = np.select(list(found.values()), list(found), default="")
+    return pa.table(
+        {
+            "file": pa.array([file] * len(rows), pa.string()),
+            "reason": pa.array(reason.tolist(), pa.string()),
+            "user": values["user_id"].take(pa.array(rows)).cast(pa.string()),
+            "item": values["item_id"].take(pa.array(rows)).cast(pa.string()),
+            "time": time.take(pa.array(rows)).cast(pa.string()),
+            "row": pa.array(positions[rows]),
+        },
+        schema=REJECTED_SCHEMA,
+    )
+
+
+def _unreadable(block: Block, file: str) -> pa.Table:
+    """Return the rows that the reader could not make out, in the order of the file."""
+    pairs = [(int(row), reason) for reason, rows in block.unreadable.items() for row in rows]
+    rows = [
+        {"file": file, "reason": reason, "user": None, "item": None, "time": None, "row": row}
+        for row, reason in sorted(pairs)
+    ]
+    return pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA)
 
 
 def check_columns(schema: pa.Schema, config: DataConfig, file: str) -> None:
     """Raise SchemaError where the file lacks a column that the config names, or has it twice."""
-    for name, column in config.columns.items():
-        if column not in schema.names:
+    for column, key in config.log_columns.items():
+        path = find_column(schema, column)
+        if path is None:
             raise SchemaError(
-                f"{file}: no column {column!r}, which data.columns.{name} names"
-                f"{suggest(column, schema.names)}"
+                f"{file}: no column {column!r}, which data.{key} names"
+                f"{suggest(column, list(column_names(schema)))}"
             )
-        if schema.names.count(column) > 1:
+        if schema.names.count(path[0]) > 1:
             raise SchemaError(
-                f"{file}: {schema.names.count(column)} columns are called {column!r}, which "
-                f"data.columns.{name} names; expected one, rename the others"
+                f"{file}: {schema.names.count(path[0])} columns are called {path[0]!r}, which "
+                f"data.{key} names; expected one, rename the others"
             )
+
+
+def to_id(column: pa.ChunkedArray, kind: pa.DataType, file: str, name: str, config: DataConfig) -> pa.Array:
+    """Return a column of ids as text or as int64."""
+    if kind == pa.int64() and (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+        return combine(column if column.type == kind else column.cast(kind))
+    return to_text(column, file, name, config).cast(kind)
 
 
 def to_text(column: pa.ChunkedArray, file: str, name: str, config: DataConfig) -> pa.Array:
-    """Return a column of ids as text; text and integers are ids, anything else is a SchemaError."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if (
-        pa.types.is_null(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_integer(kind)
-    ):
+    """Return a column as text; text and integers will do, anything else is a SchemaError."""
+    kind = column.type
+    if kind == pa.string():
+        return combine(column)
+    if pa.types.is_null(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
         return combine(column.cast(pa.string()))
     raise SchemaError(
         f"{file}: column {config.columns[name]!r} (data.columns.{name}) has type {kind}, "

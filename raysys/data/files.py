@@ -1,72 +1,51 @@
 """Files of a log: which there are, what pieces they are read in, and their rows as Arrow tables."""
 
-import gzip
 import hashlib
-import io
+import re
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
-import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
+from raysys.data.columns import find_column, select
+from raysys.data.formats import Block, Piece, Source, TextFormat, file_kind
+from raysys.data.json_lines import json_blocks
+from raysys.data.separated import csv_blocks, csv_names
+from raysys.data.text_files import encoding_of, is_wide, open_text
 from raysys.errors import DataError
 from raysys.storage import Folder, public_uri
 
-ROWS_PER_PIECE = 2_000_000
-"""Parquet row groups are gathered into pieces of about this many rows; a text file is one piece."""
 BYTES_PER_ROW = 30
 """Of a text log, to guess its rows before it is read."""
-HEAD_BYTES = 1 << 20
-"""Bytes of a CSV file in which its header is looked for."""
+ROWS_PER_PIECE = 2_000_000
+"""Parquet row groups are gathered into pieces of about this many rows."""
+BYTES_PER_PIECE = 64 << 20
+"""A text file larger than this is cut into pieces of about this size."""
+BATCH_ROWS = 1 << 19
+MAX_FILES = 1 << 23
+MAX_FILE_BYTES = 1 << 40
+
+_WILD = re.compile(r"[*?\[]")
 
 
-@dataclass(frozen=True)
-class Source:
-    """One file: its folder, its name, its number in the sorted list, its size in bytes."""
-
-    folder: Folder
-    name: str
-    number: int
-    size: int
-
-    @property
-    def uri(self) -> str:
-        return f"{self.folder.uri}/{self.name}"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a file that one task reads: row groups [start, stop) of Parquet, or a whole text file."""
-
-    source: Source
-    start: int = 0
-    stop: int = 0
-    first_row: int = 0
-
-
-def file_format(name: str) -> str:
-    """Return parquet, csv or json by the name's ending; DataError for any other."""
-    lower = name.lower().removesuffix(".gz")
-    for ending, kind in ((".parquet", "parquet"), (".csv", "csv"), (".jsonl", "json"), (".ndjson", "json")):
-        if lower.endswith(ending):
-            return kind
-    raise DataError(f"{name}: unknown format; expected a name ending in .parquet, .csv, .csv.gz or .jsonl")
-
-
-def list_sources(paths: str | Sequence[str], key: str) -> list[Source]:
+def list_sources(paths: str | Sequence[str], key: str, format: TextFormat | None = None) -> list[Source]:
     """Return the files behind paths, globs, folders and URIs, in sorted order without repeats.
 
     Args:
-        paths: one or several; a folder stands for the data files in it.
+        paths: one or several; a folder stands for the data files in it. In a glob `*`, `?` and `[...]` stay
+            within a folder's name and `**` is any number of folders.
         key: the config key, for the message.
+        format: how the files are written, where their names do not say it.
     Raises:
-        DataError: nothing is found, or a format is unknown.
+        DataError: nothing is found, a format is unknown, or there are more or larger files than can be
+            numbered (8 million; 1 TB).
     """
+    format = format or TextFormat()
+    format_key = f"{key.rpartition('.')[0]}.format"
     found: dict[str, tuple[Folder, str, int]] = {}
     for path in [paths] if isinstance(paths, str) else paths:
         matches = list(_expand(path))
@@ -76,18 +55,29 @@ def list_sources(paths: str | Sequence[str], key: str) -> list[Source]:
                 "data sets"
             )
         for folder, name, size in matches:
-            file_format(name)
+            file_kind(name, format, format_key)
             found[f"{folder.uri}/{name}"] = (folder, name, size)
+    for uri, (_, _, size) in found.items():
+        if size >= MAX_FILE_BYTES or len(found) > MAX_FILES:
+            raise DataError(
+                f"{uri}: {size} bytes in one of {len(found)} files; expected files below 1 TB and at most "
+                f"{MAX_FILES} of them; {key} names it"
+            )
     files = [found[uri] for uri in sorted(found)]
-    return [Source(folder, name, number, size) for number, (folder, name, size) in enumerate(files)]
+    return [Source(*file, format, format_key) for file in _numbered(files)]
+
+
+def _numbered(files: list[tuple[Folder, str, int]]) -> list[tuple[Folder, str, int, int]]:
+    return [(folder, name, number, size) for number, (folder, name, size) in enumerate(files)]
 
 
 def _expand(path: str) -> Iterator[tuple[Folder, str, int]]:
     parent, pattern = Folder(path).parent
-    if any(sign in pattern for sign in "*?["):
-        for info in _entries(parent):
-            if PurePosixPath(info.base_name).match(pattern):
-                yield parent, info.base_name, info.size
+    while _WILD.search(parent.path):
+        parent, above = parent.parent
+        pattern = f"{above}/{pattern}"
+    if _WILD.search(pattern):
+        yield from _glob(parent, pattern)
         return
     info = parent.filesystem.get_file_info(f"{parent.path}/{pattern}")
     if info.type == pafs.FileType.Directory:
@@ -99,14 +89,35 @@ def _expand(path: str) -> Iterator[tuple[Folder, str, int]]:
         yield parent, pattern, info.size
 
 
-def _entries(folder: Folder) -> list[pafs.FileInfo]:
-    infos = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
-    return [info for info in infos if info.type == pafs.FileType.File]
+def _glob(base: Folder, pattern: str) -> Iterator[tuple[Folder, str, int]]:
+    expression = re.compile(_translate(pattern))
+    for info in _entries(base, recursive="/" in pattern):
+        relative = info.path[len(base.path.rstrip("/")) + 1 :]
+        if expression.fullmatch(relative):
+            folder, _, name = relative.rpartition("/")
+            yield (base / folder if folder else base), name, info.size
+
+
+def _translate(pattern: str) -> str:
+    """Return the regular expression of a glob over a path with slashes."""
+    expression, at = "", 0
+    for match in re.finditer(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]", pattern):
+        expression += re.escape(pattern[at : match.start()])
+        sign, at = match[0], match.end()
+        known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+        inner = sign[1:-1].replace("\\", "\\\\").replace("[", "\\[")
+        inner = f"^{inner[1:]}" if inner.startswith("!") else inner.replace("^", "\\^", 1)
+        expression += known.get(sign, f"[{inner}]")
+    return expression + re.escape(pattern[at:])
+
+
+def _entries(folder: Folder, recursive: bool = False) -> list[pafs.FileInfo]:
+    selector = pafs.FileSelector(folder.path, allow_not_found=True, recursive=recursive)
+    return [info for info in folder.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
 
 
 def fingerprint(sources: Sequence[Source]) -> str:
-    """Return a digest of names, sizes and modification times: equal means "unchanged", without reading the
-    data."""
+    """Return a digest of names, sizes and times of change: equal means "unchanged", without reading data."""
     lines = [f"{source.uri}\t{mark_of(source)}" for source in sources]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -120,19 +131,46 @@ def mark_of(source: Source) -> str:
 
 def rows_of(source: Source) -> int:
     """Return the rows of a Parquet file, or a guess for a text file."""
-    if file_format(source.name) == "parquet":
-        return sum(_footer(source)[1])
-    return source.size // BYTES_PER_ROW
+    return sum(_footer(source)[1]) if source.kind == "parquet" else source.size // BYTES_PER_ROW
 
 
-def schema_of(source: Source) -> pa.Schema:
-    """Return a file's columns; DataError says what is wrong with a file that cannot be read."""
-    if file_format(source.name) == "parquet":
+def schema_of(source: Source, columns: Sequence[str] = ()) -> pa.Schema:
+    """Return a file's columns; of JSON those of its first lines, or of as many as show the named columns.
+
+    Raises:
+        DataError: what is wrong with a file that cannot be read; an empty file that names no columns.
+    """
+    if source.kind == "parquet":
         return _footer(source)[0]
-    table = next(iter(read_piece(Piece(source))), None)
-    if table is None:
+    if source.kind == "csv":
+        with _readable(source):
+            names = csv_names(source)
+        if names is None:
+            raise DataError(f"{source.uri}: the file is empty; expected a header or rows")
+        return pa.schema([(name, pa.string()) for name in names])
+    schema: pa.Schema | None = None
+    for block in read_piece(Piece(source)):
+        found = block.table.schema
+        schema = found if schema is None else _merge(schema, found)
+        if all(find_column(schema, name) for name in columns):
+            break
+    if schema is None:
         raise DataError(f"{source.uri}: the file is empty; expected a header or rows")
-    return table.schema
+    return schema
+
+
+def _merge(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """Return the columns of both, those inside of structs too."""
+    fields = {field.name: field for field in one}
+    for field in other:
+        known = fields.get(field.name)
+        both = known is not None and pa.types.is_struct(known.type) and pa.types.is_struct(field.type)
+        if known is not None and both:
+            inner = _merge(pa.schema(list(known.type)), pa.schema(list(field.type)))
+            fields[field.name] = pa.field(field.name, pa.struct(list(inner)))
+        elif known is None or pa.types.is_null(known.type):
+            fields[field.name] = field
+    return pa.schema(list(fields.values()))
 
 
 def _footer(source: Source) -> tuple[pa.Schema, list[int]]:
@@ -148,9 +186,21 @@ def _footer(source: Source) -> tuple[pa.Schema, list[int]]:
 
 
 def pieces_of(source: Source) -> list[Piece]:
-    """Return the pieces of one file."""
-    if file_format(source.name) != "parquet":
+    """Return the pieces of one file, in order; a text file is looked into only if it is to be cut."""
+    if source.kind == "parquet":
+        return _row_groups(source)
+    if source.is_compressed or source.format.multiline or source.size <= BYTES_PER_PIECE:
         return [Piece(source)]
+    with _readable(source):
+        encoding = encoding_of(source)
+    if is_wide(encoding):
+        return [Piece(source, encoding=encoding)]
+    count = -(-source.size // BYTES_PER_PIECE)
+    bounds = [source.size * number // count for number in range(count + 1)]
+    return [Piece(source, bounds[i], bounds[i + 1], encoding=encoding) for i in range(count)]
+
+
+def _row_groups(source: Source) -> list[Piece]:
     pieces: list[Piece] = []
     start, first_row, rows = 0, 0, 0
     sizes = _footer(source)[1]
@@ -162,67 +212,77 @@ def pieces_of(source: Source) -> list[Piece]:
     return pieces
 
 
-def read_piece(piece: Piece, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the rows of a piece as tables of bounded size, in file order.
+def read_piece(piece: Piece, columns: Sequence[str] | None = None) -> Iterator[Block]:
+    """Yield the rows of a piece in blocks of bounded size, in file order.
 
-    Text formats yield text columns wherever a value could be an id, so that leading zeros survive;
-    `wrong_width`
-    rows of a CSV file raise DataError with the row's number.
+    Args:
+        piece: what to read.
+        columns: names of the columns wanted, dotted for those in structs, which come out flat so named;
+            None: the top-level columns as they are. One that is not there is left out, or null in JSON
+            lines, where a key may be missing.
+    Returns:
+        Blocks; columns of separated text are text, so that leading zeros survive.
+    Raises:
+        DataError: the file is truncated, damaged or in another encoding or format.
     """
-    source, folder = piece.source, piece.source.folder
-    kind = file_format(source.name)
+    source = piece.source
+    with _readable(source):
+        if source.kind == "parquet":
+            yield from _parquet_blocks(piece, columns)
+            return
+        with open_text(source) as stream:
+            yield from (csv_blocks if source.kind == "csv" else json_blocks)(piece, stream, columns)
+
+
+@contextmanager
+def _readable(source: Source) -> Generator[None]:
+    """Turn the errors of the libraries into one line that names the file."""
     try:
-        with folder.open_input(source.name) as file:
-            if kind == "parquet":
-                parquet = pq.ParquetFile(file)
-                wanted = [name for name in parquet.schema_arrow.names if columns is None or name in columns]
-                groups = list(range(piece.start, piece.stop or parquet.metadata.num_row_groups))
-                for batch in parquet.iter_batches(batch_size=1 << 19, row_groups=groups, columns=wanted):
-                    yield pa.Table.from_batches([batch])
-                return
-            stream = gzip.GzipFile(fileobj=file) if source.name.lower().endswith(".gz") else file
-            reader = _read_csv if kind == "csv" else _read_json
-            for table in reader(stream, source):
-                yield (
-                    table
-                    if columns is None
-                    else table.select([n for n in table.schema.names if n in columns])
-                )
+        yield
     except (pa.ArrowException, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise DataError(
-            f"{source.uri}: cannot be read as {kind} (truncated or damaged?): {_line(error)}"
+            f"{source.uri}: cannot be read as {source.kind} (truncated or damaged?): {_line(error)}"
         ) from None
 
 
-def _read_csv(stream: pa.NativeFile | gzip.GzipFile, source: Source) -> Iterator[pa.Table]:
-    head = stream.read(HEAD_BYTES)
-    header = head.split(b"\n", 1)[0].rstrip(b"\r")
-    if not header:
-        return
-    names = pacsv.read_csv(io.BytesIO(header + b"\n")).schema.names
-    stream.seek(0)
-    convert = pacsv.ConvertOptions(
-        column_types={name: pa.string() for name in names},
-        null_values=[""],  # an item may well be called NA or null
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
-    if len(head) < HEAD_BYTES and not head[len(header) :].strip():
-        yield pa.table({name: pa.array([], pa.string()) for name in names})
-        return
-    for batch in pacsv.open_csv(
-        stream, convert_options=convert, parse_options=pacsv.ParseOptions(newlines_in_values=True)
-    ):
-        yield pa.Table.from_batches([batch])
+def _parquet_blocks(piece: Piece, columns: Sequence[str] | None) -> Iterator[Block]:
+    row = piece.first_row
+    with piece.source.folder.open_input(piece.source.name) as file:
+        parquet = pq.ParquetFile(file)
+        groups = list(range(piece.start, piece.stop or parquet.metadata.num_row_groups))
+        leaves = None
+        if columns is not None:
+            paths = [find_column(parquet.schema_arrow, name) for name in columns]
+            leaves = [".".join(path) for path in paths if path is not None]
+        for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, columns=leaves):
+            table = pa.Table.from_batches([batch])
+            rows = np.arange(row, row + table.num_rows, dtype=np.int64)
+            row += table.num_rows
+            yield Block(table if columns is None else select(table, columns), rows)
 
 
-def _read_json(stream: pa.NativeFile | gzip.GzipFile, source: Source) -> Iterator[pa.Table]:
-    data = stream.read()
-    if data.strip():
-        yield pajson.read_json(
-            io.BytesIO(data), read_options=pajson.ReadOptions(block_size=max(1 << 24, len(data)))
-        )
+def number_rows(rejected: pa.Table, cuts: Mapping[str, Sequence[tuple[int, int]]]) -> pa.Table:
+    """Return rejected rows with their row numbers in place of their positions.
+
+    Args:
+        rejected: columns `file` (a source's URI) and `row` (a position, see `Piece.first_position`).
+        cuts: file -> first position and rows of each of its pieces, in order; the positions of a file that is
+            not there are its row numbers.
+    """
+    rows = np.asarray(rejected.column("row").to_numpy()).copy()
+    files = rejected.column("file").combine_chunks().dictionary_encode()
+    codes = np.asarray(files.indices.to_numpy())
+    for code, uri in enumerate(files.dictionary.to_pylist()):
+        if uri in cuts:
+            starts, counts = np.array(cuts[uri], dtype=np.int64).T
+            before = np.cumsum(counts) - counts
+            mine = np.flatnonzero(codes == code)
+            rows[mine] += (before - starts)[np.searchsorted(starts, rows[mine], side="right") - 1]
+    return rejected.set_column(rejected.schema.get_field_index("row"), "row", pa.array(rows))
 
 
 def _line(error: BaseException) -> str:
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+__all__ = ["Block", "Piece", "Source", "TextFormat", "list_sources", "number_rows", "pieces_of", "read_piece"]

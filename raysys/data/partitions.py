@@ -6,6 +6,7 @@ Arrow IPC message. Whatever moves them (Ray Data's shuffle) handles a few fat ro
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,8 @@ WHOLE_NUMBERS = ("time_ns", "order", "place")
 def mix(values: np.ndarray) -> np.ndarray:
     """Return (N,) uint64 well-mixed hashes of (N,) uint64 values.
 
-    The finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+    The finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+    generators").
     """
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z ^= z >> np.uint64(30)
@@ -109,7 +111,7 @@ def to_shards(events: pa.Table, num_partitions: int) -> pa.Table:
     bounds = np.concatenate([[0], np.cumsum(counts[numbers])])
     packed = _narrow(events).take(order).combine_chunks()
     sink, offsets = pa.BufferOutputStream(), [0]
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds.tolist()):
         batch = packed.slice(start, stop - start)
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_table(batch)
@@ -166,7 +168,9 @@ def _widen(events: pa.Table) -> pa.Table:
     return events
 
 
-def hash_rows(table: pa.Table, columns: Sequence[str], coded: Mapping[str, Coded] | None = None) -> np.ndarray:
+def hash_rows(
+    table: pa.Table, columns: Sequence[str], coded: Mapping[str, Coded] | None = None
+) -> np.ndarray:
     """Return (N,) uint64 hashes over the named columns; which value is in which column counts.
 
     Args:
@@ -182,7 +186,9 @@ def hash_rows(table: pa.Table, columns: Sequence[str], coded: Mapping[str, Coded
         if name in WHOLE_NUMBERS:
             value = np.asarray(column.to_numpy()).view(np.uint64) * factor
         elif pa.types.is_floating(column.type):
-            value = np.asarray(column.to_numpy()).astype(np.float32).view(np.uint32).astype(np.uint64) * factor
+            value = (
+                np.asarray(column.to_numpy()).astype(np.float32).view(np.uint32).astype(np.uint64) * factor
+            )
         else:
             ids = (coded or {}).get(name) or Coded.of(column)
             value = (ids.hashes() * factor)[ids.codes]
@@ -207,8 +213,8 @@ def content_digest(table: pa.Table, coded: Mapping[str, Coded] | None = None) ->
 def sort_events(table: pa.Table) -> pa.Table:
     """Return the events ordered by (user, time, order, session, place): a total order, whatever came first.
 
-    Users are in byte order of their ids. Where few events of a user share a time, nearly all of the work is one
-    sort of packed 64-bit keys; only ties look at the rest.
+    Users are in byte order of their ids. Where few events of a user share a time, nearly all of the work is
+    one sort of packed 64-bit keys; only ties look at the rest.
     """
     return table.take(pa.array(event_order(table)))
 
@@ -272,8 +278,8 @@ def text_rank(text: pa.ChunkedArray | pa.Array) -> np.ndarray:
 def split_duplicates(table: pa.Table, files: Mapping[int, str] | Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """Return sorted events without repeats of a whole row, and the repeats as rejected rows.
 
-    The first of equal rows, by place, stays. Events must come from `sort_events`: rows that are equal share user
-    and time, so only those that tie with a neighbour are compared.
+    The first of equal rows, by place, stays. Events must come from `sort_events`: rows that are equal share
+    user and time, so only those that tie with a neighbour are compared.
 
     Args:
         table: sorted events.

@@ -115,7 +115,7 @@ def ordinals(flags: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def long_term_start(offsets: np.ndarray, at: np.ndarray, reach_s: int) -> np.ndarray:
-    """Return (E,) int64 flat positions: the user's first event at most `reach_s` seconds before each event."""
+    """Return (E,) int64 flat positions: the user's first event at most `reach_s` s before each event."""
     if not len(at):
         return np.zeros(0, dtype=np.int64)
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -127,7 +127,7 @@ def long_term_start(offsets: np.ndarray, at: np.ndarray, reach_s: int) -> np.nda
 
 
 def _search_sorted(key: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return `np.searchsorted(key, wanted)` for rising `wanted`: a block of it only needs a stretch of `key`."""
+    """Return `np.searchsorted(key, wanted)` for rising `wanted`; a block of it needs a stretch of `key`."""
     result = np.empty(len(wanted), dtype=np.int64)
     for begin in range(0, len(wanted), SEARCH_BLOCK):
         block = wanted[begin : begin + SEARCH_BLOCK]
@@ -253,7 +253,7 @@ def _present(name: str, kind: pa.DataType) -> pa.Field:
 
 
 def numbered(draft: pa.Table, idx: Mapping[str, np.ndarray], profile: Mapping[str, pa.Array]) -> pa.Table:
-    """Return a table of `sequence_table` with idx in the place of local codes, and with what is known of users.
+    """Return a table of `sequence_table` with idx in place of local codes, and what is known of users.
 
     Args:
         draft: the table.

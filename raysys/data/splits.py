@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.config import require
-from raysys.data.parsing import parse_iso8601
 from raysys.data.partitions import mix
+from raysys.data.times import Clock, parse_text
 from raysys.seeds import derive_seed
 
 TRAIN, VALID, TEST, HISTORY, CONTEXT = 0, 1, 2, 3, 4
@@ -81,8 +81,8 @@ class SplitConfig:
 
 
 def _seconds(text: str) -> int | None:
-    value, bad = parse_iso8601(pa.array([text], pa.string()))
-    return None if bad[0] else int(value[0] // 10**9)
+    value, bad = parse_text(pa.array([text], pa.string()), Clock(unit="iso8601"))
+    return None if bad is not None and bad[0] else int(value[0] // 10**9)
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def assign_roles(timeline: Timeline, config: SplitConfig, target: np.ndarray | N
     Args:
         timeline: the events.
         config: which are held out.
-        target: (E,) bool, events that may be targets; None: all. The others are CONTEXT, and the split is that
-            of the log without them.
+        target: (E,) bool, events that may be targets; None: all. The others are CONTEXT, and the split is
+            that of the log without them.
     """
     if target is not None:
         roles = np.full(len(target), CONTEXT, dtype=np.int8)

@@ -6,17 +6,20 @@ in a Ray task, in a loop of a test, and in a debugger.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from raysys.data.append import DUPLICATES, EVENTS, Base, Counts
-from raysys.data.events import REJECTED_SCHEMA, DataConfig, check_columns, normalise
-from raysys.data.files import Piece, Source, read_piece
+from raysys.data.append import DUPLICATES, EVENTS, Base, Counts, by_row
+from raysys.data.core import Core, value_counts
+from raysys.data.events import REJECTED_SCHEMA, check_columns, event_schema, normalise
+from raysys.data.files import number_rows, read_piece, schema_of
+from raysys.data.formats import Piece, Source
+from raysys.data.log_config import DataConfig
+from raysys.data.parquet import read_table, write_columns, write_table
 from raysys.data.partitions import (
     SHARDS,
     Coded,
@@ -26,57 +29,51 @@ from raysys.data.partitions import (
     split_duplicates,
     to_shards,
 )
-from raysys.data.sequences import SessionConfig, numbered, sequence_table, user_offsets, windows_of
+from raysys.data.sequences import SessionConfig, numbered, sequence_table, windows_of
 from raysys.data.splits import TEST, TRAIN, VALID, SplitConfig
 from raysys.storage import Folder
 
 
-def write_table(folder: Folder, name: str, table: pa.Table) -> None:
-    with folder.open_output(name) as file:
-        pq.write_table(table, file, compression="zstd")
+def log_schema(sources: Sequence[Source], data: DataConfig) -> pa.Schema:
+    """Return the schema of the log's events, having looked at the columns of every file.
 
-
-def write_columns(folder: Folder, name: str, table: pa.Table) -> None:
-    """Write a big sorted table: differences for whole numbers, dictionaries for text.
-
-    Encoding costs as much as everything else that is done to an event, so what does not pay is left out.
+    Raises:
+        DataError: a file cannot be read.
+        SchemaError: a file lacks a column that the config names, or has it twice.
     """
-    delta, rest = dict[str, str](), list[str]()
-    for field in table.schema:
-        is_list = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
-        kind = field.type.value_type if is_list else field.type
-        leaf = f"{field.name}.list.element" if is_list else field.name
-        if pa.types.is_int64(kind) or pa.types.is_int32(kind):
-            delta[leaf] = "DELTA_BINARY_PACKED"
-        else:
-            rest.append(leaf)
-    with folder.open_output(name) as file:
-        pq.write_table(
-            table,
-            file,
-            compression={leaf: "none" for leaf in delta} | {leaf: "zstd" for leaf in rest},
-            use_dictionary=rest,
-            column_encoding=delta,
-            write_statistics=False,
-        )
-
-
-def read_table(folder: Folder, name: str) -> pa.Table:
-    with folder.open_input(name) as file:
-        return pq.read_table(file)
+    columns = list(data.log_columns)
+    with ThreadPoolExecutor(16) as pool:
+        schemas = list(pool.map(lambda source: schema_of(source, columns), sources))
+    for source, schema in zip(sources, schemas, strict=True):
+        check_columns(schema, data, source.uri)
+    return event_schema(data, schemas)
 
 
 def read_events(
-    batch: pa.Table, pieces: list[Piece], data: DataConfig, staged: Folder, num_partitions: int
+    batch: pa.Table,
+    pieces: Sequence[Piece],
+    data: DataConfig,
+    schema: pa.Schema,
+    staged: Folder,
+    num_partitions: int,
 ) -> Iterator[pa.Table]:
-    """Yield the events of some pieces of the log as shards; rejected rows and counts go to files."""
+    """Yield the events of some pieces of the log as shards; rejected rows and counts go to files.
+
+    Args:
+        batch: a column `item`, places in `pieces`.
+        pieces: of the log.
+        data: what the columns mean.
+        schema: of the events, from `log_schema`.
+        staged: the features folder in the making; rejected rows hold positions, see `number_rejected`.
+        num_partitions: of the users.
+    """
     for number in batch.column("item").to_pylist():
-        piece, row, rejected = pieces[number], pieces[number].first_row, []
+        piece, rows, rejected = pieces[number], 0, list[pa.Table]()
         reasons, dropped = Counter[str](), Counter[str]()
-        for raw in read_piece(piece, list(data.columns.values())):
-            check_columns(raw.schema, data, piece.source.uri)
-            block = normalise(raw, data, piece.source.uri, piece.source.number, row)
-            row += raw.num_rows
+        for raw in read_piece(piece, list(data.log_columns)):
+            check_columns(raw.table.schema, data, piece.source.uri)
+            block = normalise(raw, data, schema, piece.source.uri, piece.source.number)
+            rows += raw.num_rows
             dropped.update(block.dropped)
             reasons.update(block.rejected.column("reason").to_pylist())
             if block.rejected.num_rows:
@@ -86,16 +83,30 @@ def read_events(
         name = f"{piece.source.number:05d}-{piece.start:012d}"
         if rejected:
             write_table(staged, f"rejected/read-{name}.parquet", pa.concat_tables(rejected))
-        counts = Counts(row - piece.first_row, dict(reasons), dict(dropped))
+        counts = Counts(rows, dict(reasons), dict(dropped), [(piece.first_position, rows)])
         staged.write_json(f"stats/{name}.json", vars(counts))
 
 
 def counts_by_file(sources: Sequence[Source], staged: Folder) -> dict[str, Counts]:
     """Return file -> what the read tasks counted in its pieces."""
-    found = dict[int, list[Counts]]()
+    found = {source.number: list[Counts]() for source in sources}
     for name in staged.names("stats"):
-        found.setdefault(int(name.split("-")[0]), []).append(Counts(**staged.read_json(f"stats/{name}")))
-    return {source.uri: Counts.total(found.get(source.number, [])) for source in sources}
+        found[int(name.split("-")[0])].append(Counts(**staged.read_json(f"stats/{name}")))
+    result: dict[str, Counts] = {}
+    for source in sources:
+        pieces = found[source.number]
+        is_cut = source.kind != "parquet" and len(pieces) > 1
+        cuts = sorted(cut for piece in pieces for cut in piece.cuts) if is_cut else []
+        result[source.uri] = replace(Counts.total(pieces), cuts=cuts)
+    return result
+
+
+def number_rejected(staged: Folder, by_file: Mapping[str, Counts]) -> None:
+    """Put row numbers in place of positions in `rejected/`, once every piece is read."""
+    cuts = {uri: counts.cuts for uri, counts in by_file.items() if counts.cuts}
+    for name in staged.names("rejected") if cuts else ():
+        numbered_rows = number_rows(read_table(staged, f"rejected/{name}"), cuts)
+        write_table(staged, f"rejected/{name}", numbered_rows)
 
 
 WRITTEN = pa.schema([(name, pa.int64()) for name in ("partition", "events", "duplicates")])
@@ -115,68 +126,20 @@ def write_partition(
         staged: the features folder in the making.
         files: the log's files in order.
         keep_duplicates: keep rows that repeat another one.
-        base: what earlier files of the log gave.
+        base: what earlier files of the log gave; the duplicates that they had are not counted again.
     """
     rows: list[dict[str, int]] = []
     for number, events in from_shards(shards):
-        before = base if base and number in base.duplicates else None
-        if before:
-            events = pa.concat_tables([before.events(number), events]).combine_chunks()
+        if base and number in base.duplicates:
+            events = pa.concat_tables([base.events(number), events]).combine_chunks()
         events, rejected = sort_events(events), REJECTED_SCHEMA.empty_table()
         if not keep_duplicates:
             events, rejected = split_duplicates(events, files)
-        if before:
-            rejected = pa.concat_tables([before.rejected_duplicates(number), rejected])
         write_columns(staged, EVENTS.format(number), events)
         if rejected.num_rows:
-            order = [(name, "ascending") for name in ("file", "row")]
-            write_table(staged, DUPLICATES.format(number), rejected.sort_by(order).combine_chunks())
+            write_table(staged, DUPLICATES.format(number), by_row(rejected))
         rows.append({"partition": number, "events": events.num_rows, "duplicates": rejected.num_rows})
     return pa.Table.from_pylist(rows, schema=WRITTEN)
-
-
-def move_partition(number: int, staged: Folder, base: Base) -> None:
-    """Bring a partition that no new event belongs to into the new folder."""
-    if base.unmoved:
-        base.folder.copy(EVENTS.format(number), staged, EVENTS.format(number))
-    else:
-        write_columns(staged, EVENTS.format(number), base.events(number))
-    if base.duplicates[number]:
-        base.folder.copy(DUPLICATES.format(number), staged, DUPLICATES.format(number))
-
-
-@dataclass(frozen=True)
-class Core:
-    """Which events count: those of kept items (None: all) by users who then have enough of them."""
-
-    kept_items: pa.Array | None
-    min_user_events: int
-
-    def apply(self, table: pa.Table) -> pa.Table:
-        """Return the events of a partition, sorted by user, that belong to the core."""
-        if self.kept_items is not None:
-            items = Coded.of(table.column("item_id"))
-            kept = pc.is_in(items.values, value_set=self.kept_items.cast(pa.large_string()))
-            mask = np.append(np.asarray(kept.to_numpy(zero_copy_only=False)), False)[items.codes]
-            table = table.filter(pa.array(mask))
-        if self.min_user_events > 1 and table.num_rows:
-            sizes = np.diff(user_offsets(Coded.of(table.column("user_id"))))
-            table = table.filter(pa.array(np.repeat(sizes >= self.min_user_events, sizes)))
-        return table
-
-
-def count_items(part: str, staged: Folder, core: Core) -> tuple[pa.Array, np.ndarray]:
-    """Return the items of a partition's core and their event counts."""
-    with staged.open_input(f"events/{part}") as file:
-        table = core.apply(pq.read_table(file, columns=["user_id", "item_id"]))
-    return value_counts(Coded.of(table.column("item_id")), None)
-
-
-def value_counts(column: Coded, counted: np.ndarray | None) -> tuple[pa.Array, np.ndarray]:
-    """Return the distinct values, in the order of their codes, and how many of their rows count."""
-    codes = column.codes if counted is None else column.codes[counted]
-    counts = np.bincount(codes, minlength=len(column.values) + 1)[:-1]
-    return column.values.cast(pa.string()), counts.astype(np.int64)
 
 
 def draft_sequences(
@@ -196,8 +159,8 @@ def draft_sequences(
         session, split: what decides sessions and roles.
         features: event-level feature -> its column.
     Returns:
-        Counts for the summary, the digest of the events, and under `values` the distinct ids of each vocabulary,
-        in the order of their codes in the draft, with their training events.
+        Counts for the summary, the digest of the events, and under `values` the distinct ids of each
+        vocabulary, in the order of their codes in the draft, with their training events.
     """
     read = read_table(staged, f"events/{part}").combine_chunks()
     table = core.apply(read)

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysys.config import suggest
-from raysys.data.events import SideFeature, SideTable
-from raysys.data.files import list_sources, pieces_of, read_piece
-from raysys.data.parsing import combine, is_empty, parse_number
+from raysys.data.columns import column_names, find_column
+from raysys.data.files import list_sources, pieces_of, read_piece, schema_of
+from raysys.data.log_config import SideFeature, SideTable
+from raysys.data.parsing import combine, is_empty, is_text, parse_number
 from raysys.data.vocabulary import Vocabulary
 from raysys.errors import DataError, SchemaError
 from raysys.schema import NUM_RESERVED, UNKNOWN_IDX, Entity, Feature
@@ -26,25 +27,15 @@ def read_side_table(side: SideTable, key: str) -> pa.Table:
         key: the config key, `data.items` or `data.users`, for messages.
     Raises:
         SchemaError: a column is missing or an id has a type that cannot be one.
-        DataError: no file, an unreadable file, an empty id, an id that occurs twice.
+        DataError: no file, an unreadable file or row, an empty id, an id that occurs twice.
     """
     wanted = {side.id, *side.title, *(feature.column or name for name, feature in side.features.items())}
-    tables: list[pa.Table] = []
-    for source in list_sources(side.path, f"{key}.path"):
-        for piece in pieces_of(source):
-            for table in read_piece(piece):
-                for column in sorted(wanted):
-                    if column not in table.schema.names:
-                        known = table.schema.names
-                        raise SchemaError(
-                            f"{source.uri}: no column {column!r}, which {key} names{suggest(column, known)}"
-                        )
-                tables.append(table.select(sorted(wanted)))
+    tables = _read_tables(side, sorted(wanted), key)
     if not sum(table.num_rows for table in tables):
         raise DataError(f"{public_uri(side.path)}: no rows; {key}.path names it")
-    table = pa.concat_tables(tables, promote_options="permissive")
+    table = pa.concat_tables(_alike(tables), promote_options="permissive")
     kind = table.schema.field(side.id).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
         raise SchemaError(
             f"{public_uri(side.path)}: column {side.id!r} ({key}.id) has type {kind}, expected text or "
             "integer"
@@ -64,6 +55,43 @@ def read_side_table(side: SideTable, key: str) -> pa.Table:
             f"(for example {twice!r}); keep one row per id"
         )
     return table.set_column(table.schema.get_field_index(side.id), side.id, ids)
+
+
+def _read_tables(side: SideTable, wanted: list[str], key: str) -> list[pa.Table]:
+    """Return the wanted columns of every block of every file."""
+    tables: list[pa.Table] = []
+    for source in list_sources(side.path, f"{key}.path", side.format):
+        schema = schema_of(source, wanted)
+        for column in wanted:
+            if find_column(schema, column) is None:
+                known = list(column_names(schema))
+                raise SchemaError(
+                    f"{source.uri}: no column {column!r}, which {key} names{suggest(column, known)}"
+                )
+        for piece in pieces_of(source):
+            for block in read_piece(piece, wanted):
+                for reason, rows in block.unreadable.items():
+                    place = "row" if piece.start == 0 else "a row after byte"
+                    raise DataError(
+                        f"{source.uri}: {reason} in {place} {rows[0]}; mend it, or check "
+                        f"{source.key}.separator and {source.key}.quote"
+                    )
+                tables.append(block.table)
+    return tables
+
+
+def _alike(tables: list[pa.Table]) -> list[pa.Table]:
+    """Return tables in which a column that is text in one of them and a number in another is text in all."""
+    for name in tables[0].schema.names:
+        kinds = [table.schema.field(name).type for table in tables]
+        if not any(is_text(kind) for kind in kinds):
+            continue
+        scalar = [is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds]
+        for number, (table, simple) in enumerate(zip(tables, scalar, strict=True)):
+            if simple:
+                at = table.schema.get_field_index(name)
+                tables[number] = table.set_column(at, name, table.column(name).cast(pa.string()))
+    return tables
 
 
 def encode_side_table(side: SideTable, table: pa.Table, ids: Vocabulary, entity: Entity) -> Iterable[Encoded]:
@@ -97,7 +125,8 @@ def titles(side: SideTable, table: pa.Table, ids: Vocabulary) -> list[str]:
 
 
 def _numeric(name: str, column: pa.ChunkedArray, rows: np.ndarray, entity: Entity, path: str) -> Encoded:
-    numbers, bad = parse_number(column, path, name)
+    numbers, failed = parse_number(column, path, name)
+    bad = np.zeros(len(numbers), dtype=bool) if failed is None else failed
     known = (rows >= 0) & ~bad[rows]
     values = np.where(known, numbers[rows], 0.0)
     mean = values[known].mean() if known.any() else 0.0

@@ -8,7 +8,6 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,13 @@ import pyarrow as pa
 from raysys import __version__
 from raysys import config as configuration
 from raysys.data.append import Base, grown, log_entry
-from raysys.data.events import DataConfig, SideTable, check_columns
-from raysys.data.files import Source, fingerprint, list_sources, mark_of, schema_of
-from raysys.data.stages import Core, count_items, draft_sequences, read_table, write_sequences, write_table
+from raysys.data.core import Core, count_items
+from raysys.data.files import fingerprint, list_sources, mark_of
+from raysys.data.formats import Source
+from raysys.data.log_config import DataConfig, SideTable
+from raysys.data.parquet import read_table, write_table
+from raysys.data.rejects import remedy
+from raysys.data.stages import draft_sequences, log_schema, write_sequences
 from raysys.data.tables import encode_side_table, read_side_table, titles
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.cluster import run_tasks
@@ -44,7 +47,7 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
         SchemaError: a column is missing or has a type that cannot hold what the config says.
     """
     target, begin = out / "features", time.monotonic()
-    sources = list_sources(run.data.events, "data.events")
+    sources = list_sources(run.data.events, "data.events", run.data.format)
     parents = {"log": fingerprint(sources), **_side_fingerprints(run.data)}
     found = find_manifest(target, KIND)
     if found and found.matches(run.features_digest, parents):
@@ -53,15 +56,15 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
     logger.info(
         fields(files=len(sources), mb=round(sum(s.size for s in sources) / 2**20, 1), log=sources[0].uri)
     )
-    with ThreadPoolExecutor(16) as pool, replacing(target) as staged:
-        list(pool.map(lambda source: check_columns(schema_of(source), run.data, source.uri), sources))
-        base = base_of(run, target, found, sources)
-        shuffled = shuffle_events(run.data, sources, staged, base)
-        (staged / "stats").delete()
+    schema = log_schema(sources, run.data)
+    base = base_of(run, target, found, sources, schema)
+    with replacing(target) as staged:
+        shuffled = shuffle_events(run.data, sources, schema, staged, base)
         check_rejected(run.data, shuffled, staged, sources[0].uri)
         info = build_sequences(run, staged, shuffled)
         info["log"] = log_entry(
             run.events_digest,
+            schema,
             {source.uri: mark_of(source) for source in sources},
             shuffled.by_file,
             shuffled.duplicates,
@@ -75,18 +78,20 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
 def _side_fingerprints(data: DataConfig) -> dict[str, str]:
     sides = {"items": data.items, "users": data.users}
     return {
-        name: fingerprint(list_sources(side.path, f"data.{name}.path"))
+        name: fingerprint(list_sources(side.path, f"data.{name}.path", side.format))
         for name, side in sides.items()
         if side
     }
 
 
-def base_of(run: RunConfig, target: Folder, found: Manifest | None, sources: list[Source]) -> Base | None:
+def base_of(
+    run: RunConfig, target: Folder, found: Manifest | None, sources: list[Source], schema: pa.Schema
+) -> Base | None:
     """Return what the features there are hold of this log, or None where they must be built from scratch."""
     if found is None or found.code_version != __version__ or found.info["log"]["config"] != run.events_digest:
         return None
     log = found.info["log"]
-    if not grown(log, {source.uri: mark_of(source) for source in sources}):
+    if not grown(log, schema, {source.uri: mark_of(source) for source in sources}):
         return None
     if num_partitions_of(run.data, sources) > MAX_GROWTH * log["num_partitions"]:
         logger.info(fields(append="no", reason="the log has outgrown its partitions"))
@@ -115,15 +120,7 @@ def check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder, log: st
         for row in read_table(staged, f"rejected/{name}").to_pylist()
         if row["reason"] == reason
     )
-    hints = {
-        "time_out_of_range": f"time {example['time']} is not between 1980 and 2100 in {data.time_unit}; "
-        f"check "
-        "data.time_unit, or whether the log mixes units",
-        "unparsable_time": f"time {example['time']!r} is not {data.time_unit}; check data.time_unit",
-        "duplicate": "repeats an earlier row in every column; set data.keep_duplicates = true if that is "
-        "right",
-    }
-    hint = hints.get(reason, "mend the log, or raise data.max_reject_fraction if that is acceptable")
+    hint = remedy(reason, example, data)
     reasons = ", ".join(f"{count} {name}" for name, count in counts.rejected.items())
     raise DataError(
         f"{total} of {counts.rows} rows rejected ({reasons}), more than data.max_reject_fraction = "

@@ -1,25 +1,35 @@
 """The shuffle by user on Ray Data: files of a log to sorted, de-duplicated partitions of whole users.
 
-Read tasks yield shards (`raysys.data.partitions`), Ray Data brings the shards of a partition together, and the
-task that holds them sorts and writes the partition. A log that has grown is appended: only its new files are
-read and shuffled, and only partitions with users in them are written again.
+Read tasks yield shards (`raysys.data.partitions`), Ray Data brings the shards of a partition together, and
+the task that holds them sorts and writes the partition. A log that has grown is appended: only its new files
+are read and shuffled, and only partitions of users in them are written again.
 """
 
+import itertools
 import logging
 import threading
+from collections import Counter
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 
-from raysys.data.append import EVENTS, Base, Counts
-from raysys.data.events import DataConfig
-from raysys.data.files import Source, pieces_of, rows_of
-from raysys.data.stages import counts_by_file, move_partition, read_events, write_partition
+from raysys.data.append import EVENTS, Base, Counts, move_partition, move_rejected
+from raysys.data.files import pieces_of, rows_of
+from raysys.data.formats import Source
+from raysys.data.log_config import DataConfig
+from raysys.data.stages import (
+    counts_by_file,
+    number_rejected,
+    read_events,
+    write_partition,
+)
 from raysys.distributed.cluster import num_cpus, own_errors, run_tasks
 from raysys.errors import DataError
 from raysys.logs import fields
@@ -71,41 +81,48 @@ def num_partitions_of(data: DataConfig, sources: Sequence[Source]) -> int:
 
 
 def shuffle_events(
-    data: DataConfig, sources: Sequence[Source], staged: Folder, base: Base | None
+    data: DataConfig, sources: Sequence[Source], schema: pa.Schema, staged: Folder, base: Base | None
 ) -> Shuffled:
     """Write `events/part-*.parquet`, one file per user partition, sorted, and `rejected/`.
 
     Args:
         data: what the columns mean.
         sources: every file of the log.
+        schema: of the events.
         staged: the features folder in the making.
         base: what earlier files gave, where the log has only grown.
     """
-    if base is None:
-        num_partitions = num_partitions_of(data, sources)
-        duplicates = shuffle_files(data, sources, sources, staged, num_partitions, None)
-        return Shuffled(num_partitions, duplicates, counts_by_file(sources, staged))
-    new = [source for source in sources if source.uri not in base.counts]
-    written = shuffle_files(data, sources, new, staged, base.num_partitions, base)
-    kept = sorted(set(base.duplicates) - set(written))
-    run_tasks(move_partition, kept, staged, base, progress="append")
-    base.move_rejected(staged)
-    logger.info(fields(new_files=len(new), partitions_rewritten=len(written), partitions_kept=len(kept)))
-    duplicates = written | {number: base.duplicates[number] for number in kept}
-    by_file = base.counts | counts_by_file(new, staged)
-    return Shuffled(base.num_partitions, duplicates, {source.uri: by_file[source.uri] for source in sources})
+    num_partitions = base.num_partitions if base else num_partitions_of(data, sources)
+    new = [source for source in sources if base is None or source.uri not in base.counts]
+    duplicates = shuffle_files(data, sources, new, schema, staged, num_partitions, base)
+    by_file = counts_by_file(new, staged)
+    (staged / "stats").delete()
+    if base:
+        by_file = {source.uri: (base.counts | by_file)[source.uri] for source in sources}
+    number_rejected(staged, by_file)
+    if base:
+        kept = sorted(set(base.duplicates) - set(duplicates))
+        logger.info(fields(new_files=len(new), parts_rewritten=len(duplicates), parts_kept=len(kept)))
+        run_tasks(move_partition, kept, staged, base, progress="append")
+        move_rejected(staged, base)
+        both = Counter(base.duplicates)
+        both.update(duplicates)
+        duplicates = dict(both)
+    return Shuffled(num_partitions, duplicates, by_file)
 
 
 def shuffle_files(
     data: DataConfig,
     sources: Sequence[Source],
     new: Sequence[Source],
+    schema: pa.Schema,
     staged: Folder,
     num_partitions: int,
     base: Base | None,
 ) -> dict[int, int]:
     """Read the new files of a log and write their users' partitions; return partition -> duplicates."""
-    pieces = [piece for source in new for piece in pieces_of(source)]
+    with ThreadPoolExecutor(16) as pool:
+        pieces = list(itertools.chain.from_iterable(pool.map(pieces_of, new)))
     if not pieces:
         if base:
             return {}
@@ -117,7 +134,13 @@ def shuffle_files(
     # Enough map tasks for every core, none of them larger than what a worker should hold.
     share = sum(map(rows_of, new)) * BYTES_PER_EVENT // (2 * num_cpus())
     context.shuffle_input_batch_bytes = min(max(share, 4 * 2**20), 64 * 2**20)
-    reading = {"pieces": pieces, "data": data, "staged": staged, "num_partitions": num_partitions}
+    reading = {
+        "pieces": pieces,
+        "data": data,
+        "schema": schema,
+        "staged": staged,
+        "num_partitions": num_partitions,
+    }
     files = [source.uri for source in sources]
     writing = {"staged": staged, "files": files, "keep_duplicates": data.keep_duplicates, "base": base}
     numbers: Any = ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
@@ -136,7 +159,7 @@ def shuffle_files(
 
 @contextmanager
 def _progress(staged: Folder, num_pieces: int, num_partitions: int, every_s: float = 10.0) -> Generator[None]:
-    """Log every few seconds how many pieces are read and partitions written, by the files that tasks leave."""
+    """Log every few seconds how many pieces are read and partitions written, by what tasks have left."""
     done = threading.Event()
 
     def show() -> None:

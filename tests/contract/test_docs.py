@@ -8,14 +8,24 @@ from pathlib import Path
 import pytest
 
 from raysys import errors
-from raysys.data.events import SideFeature, SideTable
+from raysys.data.formats import TextFormat
+from raysys.data.json_lines import UNPARSABLE
+from raysys.data.log_config import SideFeature, SideTable
+from raysys.data.separated import WRONG_WIDTH
+from raysys.data.sources import SOURCES
 from raysys.evaluation.metrics import CATALOGUE_METRICS, METRICS
 from raysys.models import MODELS
 from raysys.run import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-CONFIGS = [*SECTIONS.values(), SideTable, SideFeature, *(entry.config for entry in MODELS.values())]
+CONFIGS = [
+    *SECTIONS.values(),
+    SideTable,
+    SideFeature,
+    TextFormat,
+    *(entry.config for entry in MODELS.values()),
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
@@ -49,9 +59,13 @@ def test_models_metrics_errors_and_jobs_are_named():
 
 
 def test_every_reject_reason_is_named():
-    source = (ROOT / "raysys" / "data" / "events.py").read_text(encoding="utf-8")
-    reasons = set(re.findall(r'"(null_\w+|unparsable_time|time_out_of_range|bad_number)"', source)) | {
-        "duplicate"
-    }
-    assert len(reasons) >= 7
+    folder = ROOT / "raysys" / "data"
+    sources = "".join((folder / name).read_text(encoding="utf-8") for name in ("events.py", "partitions.py"))
+    named = r'"(null_\w+|\w+_time|time_out_of_range|\w+_event|bad_number|negative_\w+|duplicate)"'
+    reasons = {*re.findall(named, sources), WRONG_WIDTH, UNPARSABLE}
+    assert len(reasons) == 11
     assert [name for name in reasons if f"`{name}`" not in REFERENCE] == []
+
+
+def test_every_published_source_is_named():
+    assert [name for name in SOURCES if f"`{name}`" not in REFERENCE] == []

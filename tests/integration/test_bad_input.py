@@ -194,16 +194,45 @@ def test_a_parquet_file_damaged_inside_surfaces_from_its_task_as_one_line(case):
 
 def test_a_csv_file_that_is_none(case):
     case.write("log.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    line = case.refused(f"data.events={case.folder}/log.csv")
     assert_says(
-        case.refused(f"data.events={case.folder}/log.csv"), "log.csv", "cannot be read as csv", "damaged?"
+        line, "log.csv", "cannot be read as csv", "byte 0 (0x89) is not utf-8", "data.format.encodings"
     )
 
 
-def test_a_csv_file_whose_late_row_has_another_width(case):
-    rows = "".join(f"u{n % 9},i{n % 7},{T + n}\n" for n in range(90_000))
+def test_rows_of_another_width_above_the_limit(case):
+    rows = "".join(f"u{n % 9},i{n % 7},{T + n}\n" for n in range(60))
     case.write("log.csv", f"user,item,time\n{rows}u1,i1\n")
     line = case.refused(f"data.events={case.folder}/log.csv")
-    assert_says(line, "log.csv", "cannot be read as csv", "Expected 3 columns, got 2: u1,i1")
+    assert_says(line, "1 of 61 rows rejected (1 wrong_width)", "log.csv row 60", "data.format.separator")
+
+
+def test_rows_of_another_width_in_a_file_of_many_pieces_are_kept_aside_with_their_row(case):
+    rows = [f"u{n % 9},i{n % 7},{T + n},{'x' * 450}" for n in range(150_000)]
+    for wrong in (0, 70_000, 149_999):
+        rows[wrong] = f"u,i,{T}"
+    rows[140_000] = f",i1,{T},x"
+    rows[140_001] = rows[140_000 - 1]
+    case.write("log.csv", "user,item,time,note\n" + "\n".join(rows) + "\n")
+    code, _, err = case.job(prepare, f"data.events={case.folder}/log.csv")
+    assert (code, err) == (0, [])
+    rejected = [row for path in (case.out / "features" / "rejected").iterdir()
+                for row in pq.read_table(path).to_pylist()]  # fmt: skip
+    assert sorted((row["row"], row["reason"]) for row in rejected) == [
+        (0, "wrong_width"),
+        (70_000, "wrong_width"),
+        (140_000, "null_user"),
+        (140_001, "duplicate"),
+        (149_999, "wrong_width"),
+    ]
+    info = json.loads((case.out / "features" / "manifest.json").read_text())["info"]
+    assert (info["rows"], info["events"]) == (150_000, 149_995)
+
+
+def test_a_line_break_in_quotes(case):
+    case.write("log.csv", f'user,item,time\nu1,"a\nb",{T}\n')
+    line = case.refused(f"data.events={case.folder}/log.csv")
+    assert_says(line, "log.csv", "a quoted field", "data.format.multiline = true", "data.format.quote")
 
 
 def test_a_gzip_file_cut_short(case):
@@ -215,15 +244,57 @@ def test_a_gzip_file_cut_short(case):
 
 
 def test_json_lines_that_are_none(case):
-    case.write("log.jsonl", '{"user": "a", "item": "b", "time": 1}\n{"user": \n')
-    assert_says(case.refused(f"data.events={case.folder}/log.jsonl"), "log.jsonl", "cannot be read as json")
+    case.write("log.jsonl", '{"user": "a", "item": "b", "time": 1600000000}\n{"user": \n')
+    line = case.refused(f"data.events={case.folder}/log.jsonl")
+    assert_says(line, "1 of 2 rows rejected (1 unparsable_row)", "log.jsonl row 1", "not one JSON object")
+
+
+def test_a_missing_nested_column(case):
+    case.write("log.jsonl", '{"user": "a", "payload": {"item": {"id": "b"}}, "time": 1600000000}\n')
+    line = case.refused(f"data.events={case.folder}/log.jsonl", "data.columns.item=payload.itm.id")
+    assert_says(
+        line, "log.jsonl: no column 'payload.itm.id'", "data.columns.item", "did you mean payload.item.id?"
+    )
+
+
+def test_event_types_that_are_not_known(case):
+    line = case.refused("data.columns.event=session", 'data.known_events=["s1", "s2"]')
+    assert_says(line, "56 unknown_event", "log.parquet row 0", "none of s1, s2", "data.known_events")
+
+
+def test_negative_quantities(case):
+    case.log(quantity=[-1] * 30 + [1] * 30)
+    line = case.refused('data.reject_negative=["quantity"]')
+    assert_says(line, "30 of 60 rows rejected (30 negative_quantity)", "row 0", "data.reject_negative")
+
+
+def test_a_time_format_that_does_not_fit(case):
+    case.log(time=["13.09.2020"] * 60)
+    line = case.refused("data.time_format=%Y-%m-%d")
+    assert_says(
+        line, "60 unparsable_time", "'13.09.2020' is not of the format '%Y-%m-%d'", "data.time_format"
+    )
+
+
+def test_a_time_zone_that_does_not_exist(case):
+    line = case.refused("data.time_zone=Europe/Berln")
+    assert_says(line, "data.time_zone: unknown zone 'Europe/Berln'", "did you mean", "Europe/Berlin?")
+
+
+def test_a_source_that_does_not_exist(case):
+    assert_says(case.refused("data.source=taobo"), "data.source: unknown data set 'taobo'", "taobao?")
+
+
+def test_an_encoding_that_does_not_exist(case):
+    line = case.refused('data.format.encodings=["utf-88"]')
+    assert_says(line, "data.format.encodings: unknown 'utf-88'", "latin-1")
 
 
 def test_an_unknown_ending(case):
     case.write("log.xlsx", "x")
     line = case.refused(f"data.events={case.folder}/log.xlsx")
     assert_says(
-        line, "log.xlsx: unknown format", "expected a name ending in .parquet, .csv, .csv.gz or .jsonl"
+        line, "log.xlsx: unknown format", "expected a name ending in .parquet", "or set data.format.kind"
     )
 
 

@@ -296,8 +296,7 @@ def test_order_of_events_is_total_whatever_came_first(drawn, random):
             "time_ns": pa.array([row[2] for row in drawn], pa.int64()),
             "order": pa.array([row[4] for row in drawn], pa.int64()),
             "session": pa.array([row[5] for row in drawn], pa.string()),
-            "file": pa.array([0] * len(drawn), pa.int32()),
-            "row": pa.array(range(len(drawn)), pa.int64()),
+            "place": pa.array(range(len(drawn)), pa.int64()),
         }
     )
     places = list(range(len(drawn)))

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from raysys.data.files import pieces_of
 from raysys.data.samples import load_sequences, queries_of, training_samples
-from raysys.data.stages import read_events, write_partition
+from raysys.data.stages import number_rejected, read_events, write_partition
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed import datasets
 from raysys.run import read_run
@@ -33,14 +33,14 @@ def in_a_loop(function, items, *shared, **_):
     return [function(item, *shared) for item in items]
 
 
-def shuffle_here(data, sources, staged):
+def shuffle_here(data, sources, schema, staged):
     """`shuffle_events` without Ray."""
     pieces = [piece for source in sources for piece in pieces_of(source)]
     num_partitions = data.partitions or datasets.MIN_PARTITIONS
     blocks = [
         block
         for number in range(len(pieces))
-        for block in read_events(pa.table({"item": [number]}), pieces, data, staged, num_partitions)
+        for block in read_events(pa.table({"item": [number]}), pieces, data, schema, staged, num_partitions)
     ]
     table = pa.concat_tables(blocks)
     numbers = np.asarray(table.column("partition").to_numpy())
@@ -50,7 +50,9 @@ def shuffle_here(data, sources, staged):
         files = [source.uri for source in sources]
         rows += write_partition(block, staged, files, data.keep_duplicates).to_pylist()
     stats = [staged.read_json(f"stats/{name}") for name in staged.names("stats")]
+    counts = {number: entry["rows"] for number, entry in enumerate(stats)}
     (staged / "stats").delete()
+    number_rejected(staged, pieces, counts)
     rejected, dropped = {}, {}
     for total, name in ((rejected, "rejected"), (dropped, "dropped")):
         for entry in stats:

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys.data import files
-from raysys.data.files import Piece, file_format, fingerprint, list_sources, pieces_of, read_piece, schema_of
+from raysys.data.files import fingerprint, list_sources, pieces_of, read_piece, schema_of
+from raysys.data.formats import Piece, TextFormat, file_kind
 from raysys.errors import DataError
 
 
@@ -23,8 +24,8 @@ def source_of(path):
 
 
 def rows_of(path, columns=None):
-    return [row for piece in pieces_of(source_of(path)) for table in read_piece(piece, columns)
-            for row in table.to_pylist()]  # fmt: skip
+    return [row for piece in pieces_of(source_of(path)) for block in read_piece(piece, columns)
+            for row in block.table.to_pylist()]  # fmt: skip
 
 
 CSV = 'user,item,title\n007,01,"a, b"\n8,2,"say ""hi"""\n'
@@ -38,10 +39,10 @@ def test_formats_are_told_by_the_ending():
         "a.jsonl": "json",
         "a.ndjson.gz": "json",
     }
-    assert {name: file_format(name) for name in names} == names
+    assert {name: file_kind(name, TextFormat()) for name in names} == names
     for name in ("a.txt", "a", "a.csv.zip", "a.json"):
         with pytest.raises(DataError, match=rf"{name}: unknown format; expected a name ending in \.parquet"):
-            file_format(name)
+            file_kind(name, TextFormat())
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz"])
@@ -59,7 +60,12 @@ def test_csv_values_are_text_so_leading_zeros_and_quoted_separators_survive(tmp_
 
 def test_csv_details(tmp_path):
     assert rows_of(write(tmp_path, "bom.csv", b"\xef\xbb\xbfa,b\n1,2\n")) == [{"a": "1", "b": "2"}]
-    assert rows_of(write(tmp_path, "null.csv", 'a,b\n,"x\ny"\n')) == [{"a": None, "b": "x\ny"}]
+    assert rows_of(write(tmp_path, "null.csv", 'a,b\n,""\n')) == [{"a": None, "b": ""}]
+    assert rows_of(write(tmp_path, "old.csv", "a,b\r1,2\r3,4\r")) == [
+        {"a": "1", "b": "2"},
+        {"a": "3", "b": "4"},
+    ]
+    assert rows_of(write(tmp_path, "one.csv", "\n\na\n1\n\n2\n")) == [{"a": "1"}, {"a": "2"}]
     assert rows_of(write(tmp_path, "tail.csv", "a,b\n1,2")) == [{"a": "1", "b": "2"}]
     for content in ("a,b\n", "a,b"):
         path = write(tmp_path, "header.csv", content)
@@ -70,7 +76,7 @@ def test_csv_details(tmp_path):
 def test_a_csv_file_larger_than_a_block_is_read_whole_and_in_order(tmp_path):
     lines = [f"{number:06d},{'x' * 20}\n" for number in range(100_000)]
     path = write(tmp_path, "big.csv", "user,item\n" + "".join(lines))
-    tables = list(read_piece(pieces_of(source_of(path))[0]))
+    tables = [block.table for block in read_piece(pieces_of(source_of(path))[0])]
     assert len(tables) > 1
     assert pa.concat_tables(tables).column("user").to_pylist() == [f"{n:06d}" for n in range(100_000)]
 
@@ -99,7 +105,7 @@ def test_parquet_is_read_in_pieces_of_row_groups_that_know_their_rows(tmp_path, 
     ]
     assert [row["user"] for row in rows_of(path, ["user"])] == list(range(100))
     assert rows_of(path, ["user"])[0] == {"user": 0}
-    whole = pa.concat_tables(read_piece(Piece(source_of(path))))
+    whole = pa.concat_tables(block.table for block in read_piece(Piece(source_of(path))))
     assert whole.num_rows == 100
 
 
@@ -148,25 +154,22 @@ def damaged_gzip():
 
 
 UNREADABLE = {
-    "width.csv": ("a,b\n1,2\n3\n", "Expected 2 columns, got 1: 3"),
-    "binary.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "can't decode byte"),
-    "latin.csv": ("a,b\n1,é\n".encode("latin-1"), "invalid UTF8"),
-    "cut.csv.gz": (gzip.compress(CSV.encode())[:-12], "end-of-stream"),
-    "damaged.csv.gz": (damaged_gzip(), "decompressing"),
-    "plain.csv.gz": (CSV, "Not a gzipped file"),
-    "bad.jsonl": ("hello\n", "JSON parse error"),
-    "mixed.jsonl": ('{"a": 1}\n{"a": "x"}\n', "changed from number to string"),
-    "half.jsonl": ('{"a": 1}\n{"a": ', "JSON parse error"),
+    "binary.csv": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), r"byte 0 \(0x89\) is not utf-8"),
+    "latin.csv": ("a,b\n1,2\n1,é\n".encode("latin-1"), r"byte 10 \(0xe9\) is not utf-8; .*encodings = \["),
+    "cut.csv.gz": (gzip.compress(CSV.encode())[:-12], "truncated or damaged.*end-of-stream"),
+    "damaged.csv.gz": (damaged_gzip(), "truncated or damaged.*decompressing"),
+    "plain.csv.gz": (CSV, "truncated or damaged.*Not a gzipped file"),
+    "cut.jsonl.gz": (gzip.compress(b'{"a": 1}\n' * 99)[:-12], "truncated or damaged.*end-of-stream"),
+    "latin.jsonl": ('{"a": "é"}\n'.encode("latin-1"), r"byte 7 \(0xe9\) is not utf-8"),
 }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_unreadable_text_file_is_named_in_one_line(tmp_path, name):
     content, words = UNREADABLE[name]
-    with pytest.raises(
-        DataError, match=rf"{name}: cannot be read as (csv|json) \(truncated or damaged\?\): .*{words}"
-    ):
+    with pytest.raises(DataError, match=rf"{name}: cannot be read as (csv|json).*{words}") as caught:
         rows_of(write(tmp_path, name, content))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unreadable_parquet_file_is_named(tmp_path):
@@ -206,5 +209,5 @@ def test_fingerprints_change_with_names_sizes_and_times(tmp_path):
 def test_only_an_empty_field_of_a_csv_is_null(tmp_path):
     (tmp_path / "log.csv").write_text("item,user\nNA,1\nnull,2\n,3\nnan,4\n")
     piece = pieces_of(list_sources(str(tmp_path / "log.csv"), "data.events")[0])[0]
-    items = [item for table in read_piece(piece) for item in table.column("item").to_pylist()]
+    items = [item for block in read_piece(piece) for item in block.table.column("item").to_pylist()]
     assert items == ["NA", "null", None, "nan"]

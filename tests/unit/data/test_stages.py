@@ -1,12 +1,14 @@
 """The stages one by one, and small logs through all of them in one process."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raysys.data.events import event_schema
 from raysys.data.files import list_sources, pieces_of
 from raysys.data.stages import Core, read_events, read_table, value_counts, write_partition
 from raysys.errors import DataError
@@ -31,7 +33,7 @@ def test_reading_counts_rows_and_leaves_rejected_ones_with_file_and_row(tmp_path
     run = run_of(path)
     pieces = pieces_of(list_sources(path, "data.events")[0])
     staged = Folder(tmp_path / "staged")
-    blocks = list(read_events(pa.table({"item": [0]}), pieces, run.data, staged, 5))
+    blocks = list(read_events(pa.table({"item": [0]}), pieces, run.data, event_schema(run.data), staged, 5))
     table = pa.concat_tables(blocks)
     assert table.column("user_id").to_pylist() == ["a", "c"]
     assert table.column("partition").to_pylist() == [slow.hash_text(user) % 5 for user in "ac"]
@@ -71,8 +73,7 @@ def test_a_partition_block_is_sorted_and_counted(tmp_path):
             "item_id": ["x", "y", "x"],
             "time_ns": pa.array([5, 7, 5], pa.int64()),
             "order": pa.array([0, 0, 0], pa.int64()),
-            "file": pa.array([0, 0, 0], pa.int32()),
-            "row": pa.array([9, 1, 2], pa.int64()),
+            "place": pa.array([9, 1, 2], pa.int64()),
             "partition": pa.array([3, 1, 3], pa.int32()),
         }
     )
@@ -82,9 +83,9 @@ def test_a_partition_block_is_sorted_and_counted(tmp_path):
         {"partition": 1, "events": 1, "duplicates": 0},
         {"partition": 3, "events": 1, "duplicates": 1},
     ]
-    assert read_table(staged, "events/part-00003.parquet").column("row").to_pylist() == [2]
+    assert read_table(staged, "events/part-00003.parquet").column("place").to_pylist() == [2]
     assert write_partition(table, staged, ["log"], keep_duplicates=True).to_pylist()[1]["events"] == 2
-    assert read_table(staged, "events/part-00003.parquet").column("row").to_pylist() == [2, 9]
+    assert read_table(staged, "events/part-00003.parquet").column("place").to_pylist() == [2, 9]
     assert write_partition(table.slice(0, 0), staged, ["log"]).num_rows == 0
 
 
@@ -115,6 +116,54 @@ def test_events_are_ordered_by_time_not_by_their_place_in_the_file(tmp_path):
     outcome = Outcome(*prepare_here(run_of(write_csv(tmp_path / "log.csv", backwards)), tmp_path))
     assert [event[0] for event in outcome.lines()["a"]] == ["y", "x", "w", "v", "u"]
     assert outcome.queries("test")["a"] == (["y", "x", "w", "v"], {"u"}, {"u", "v", "w", "x", "y"} - {"u"})
+
+
+def test_a_log_of_whole_numbers_gives_what_the_same_log_in_text_gives(tmp_path):
+    users, items = [n % 13 for n in range(300)], [(n * n) % 17 for n in range(300)]
+    rows = [(user, item, T + 60 * n, n % 3) for n, (user, item) in enumerate(zip(users, items, strict=True))]
+    rows.append(rows[5])
+    outcomes, parts = [], []
+    for kind in ("int", "text"):
+        ids = {"user": [row[0] for row in rows], "item": [row[1] for row in rows]}
+        if kind == "text":
+            ids = {name: [str(one) for one in values] for name, values in ids.items()}
+        table = pa.table({**ids, "time": [row[2] for row in rows], "shop": [str(row[3]) for row in rows]})
+        pq.write_table(table, tmp_path / f"{kind}.parquet")
+        data = {"min_item_events": 10, "min_user_events": 5, "max_reject_fraction": 0.1, "partitions": 3}
+        run = run_of(str(tmp_path / f"{kind}.parquet"), {"shop": "shop"}, data=data)
+        features, info = prepare_here(run, tmp_path / kind)
+        content = Outcome(features, info).content()
+        content.pop("digest")
+        outcomes.append(content)
+        parts.append((info["part_events"], info["rejected"], info["dropped"]))
+        stored = pq.read_table(f"{features.path}/events/part-00000.parquet").schema
+        assert stored.field("user_id").type == (pa.int64() if kind == "int" else pa.string())
+    assert outcomes[0] == outcomes[1]
+    assert parts[0] == parts[1]
+
+
+def test_a_text_log_in_many_pieces_gives_what_one_piece_gives(tmp_path):
+    rows = [(f"u{n % 7}", f"i{n % 11}", T + 60 * n) for n in range(200)]
+    lines = [",".join(map(str, row)) for row in rows]
+    for wrong in (3, 60, 199):
+        lines[wrong] = "u1,i1"
+    lines[100] = lines[99]
+    lines[150] = f",i1,{T}"
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *lines]) + "\n")
+    found = []
+    for size in (10**6, 300):
+        with mock.patch("raysys.data.files.BYTES_PER_PIECE", size):
+            run = run_of(str(tmp_path / "log.csv"), data={"max_reject_fraction": 0.1})
+            features, info = prepare_here(run, tmp_path / str(size))
+        rejected = [
+            (row["row"], row["reason"])
+            for name in features.names("rejected")
+            for row in read_table(features, f"rejected/{name}").to_pylist()
+        ]
+        found.append((Outcome(features, info).content(), sorted(rejected), info["rejected"], info["rows"]))
+    assert found[0] == found[1]
+    assert found[0][1] == [(3, "wrong_width"), (60, "wrong_width"), (100, "duplicate"), (150, "null_user"),
+                           (199, "wrong_width")]  # fmt: skip
 
 
 def test_ties_in_time_are_settled_by_the_logs_order_then_by_place(tmp_path):

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys.config import read
-from raysys.data.events import SideTable
+from raysys.data.log_config import SideTable
 from raysys.data.tables import encode_side_table, read_side_table, titles
 from raysys.data.vocabulary import Vocabulary
 from raysys.errors import DataError, SchemaError
@@ -148,6 +148,53 @@ def test_a_header_without_rows_is_an_empty_side_table(tmp_path):
         SideTable, {"path": f"{tmp_path}/items.csv", "id": "id", "features": {"price": {"kind": "numeric"}}}
     )
     with pytest.raises(DataError, match="no rows"):
+        read_side_table(side, "data.items")
+
+
+def test_side_tables_read_every_format_of_the_log(tmp_path):
+    (tmp_path / "items.dat").write_bytes("a::é, A::x|y\nb::B::\n".encode("latin-1"))
+    table = {
+        "path": f"{tmp_path}/items.dat",
+        "id": "id",
+        "title": ["name"],
+        "features": {"tags": {"kind": "multi_valued"}},
+        "format": {"kind": "csv", "separator": "::", "header": False, "columns": ["id", "name", "tags"],
+                   "encodings": ["utf-8", "latin-1"]},
+    }  # fmt: skip
+    side = read(SideTable, table)
+    assert titles(side, read_side_table(side, "data.items"), IDS) == ["B", "é, A", "z", "c"]
+    assert encoded(side)["tags"][1] == [[0, 0], [1, 0], [1, 0], [2, 3], [1, 0], [1, 0]]
+
+
+def test_side_tables_reach_into_json_and_take_ids_as_numbers_or_text(tmp_path):
+    (tmp_path / "items.jsonl").write_text('{"it": {"id": 7}, "x": {"n": 1.5}}\n{"it": {"id": "8"}}\n')
+    features = {"n": {"column": "x.n", "kind": "numeric"}}
+    side = read(SideTable, {"path": f"{tmp_path}/items.jsonl", "id": "it.id", "features": features})
+    table = read_side_table(side, "data.items")
+    assert table.column("it.id").to_pylist() == ["7", "8"]
+    assert table.column("x.n").to_pylist() == ["1.5", None]
+    wrong = read(SideTable, {"path": f"{tmp_path}/items.jsonl", "id": "it.ids"})
+    with pytest.raises(
+        SchemaError, match=r"no column 'it\.ids', which data\.items names; did you mean it\.id\?"
+    ):
+        read_side_table(wrong, "data.items")
+
+
+def test_numbers_in_one_file_and_text_in_another_are_text(tmp_path):
+    pq.write_table(pa.table({"id": [1, 2], "n": [1.5, 2.5]}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("id,n\n03,4\n")
+    side = read(SideTable, {"path": str(tmp_path), "id": "id", "features": {"n": {"kind": "numeric"}}})
+    assert read_side_table(side, "data.items").to_pylist() == [
+        {"id": "1", "n": "1.5"}, {"id": "2", "n": "2.5"}, {"id": "03", "n": "4"}
+    ]  # fmt: skip
+
+
+def test_a_row_of_another_width_in_a_side_table_is_named(tmp_path):
+    (tmp_path / "items.csv").write_text("id,n\na,1\nb\n")
+    side = read(SideTable, {"path": f"{tmp_path}/items.csv", "id": "id"})
+    with pytest.raises(
+        DataError, match=r"items\.csv: wrong_width in row 1; mend it, or check data\.items\.format"
+    ):
         read_side_table(side, "data.items")
 
 
