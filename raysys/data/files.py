@@ -282,6 +282,3 @@ def number_rows(rejected: pa.Table, pieces: Sequence[Piece], counts: Mapping[int
 
 def _line(error: BaseException) -> str:
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-
-
-__all__ = ["Block", "Piece", "Source", "TextFormat", "list_sources", "number_rows", "pieces_of", "read_piece"]

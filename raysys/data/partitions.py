@@ -83,7 +83,7 @@ def content_digest(table: pa.Table) -> tuple[int, int]:
 def sort_events(table: pa.Table) -> pa.Table:
     """Return the events ordered by (user, time, order, session, place): a total order, whatever came
     first."""
-    keys = [np.asarray(table.column(name).to_numpy()) for name in ("place",)]
+    keys = [np.asarray(table.column("place").to_numpy())]
     if "session" in table.schema.names:
         keys.append(text_rank(table.column("session")))
     names = [name for name in ("order", "time_ns") if name in table.schema.names]
