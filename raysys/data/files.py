@@ -283,6 +283,3 @@ def number_rows(rejected: pa.Table, cuts: Mapping[str, Sequence[tuple[int, int]]
 
 def _line(error: BaseException) -> str:
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-
-
-__all__ = ["Block", "Piece", "Source", "TextFormat", "list_sources", "number_rows", "pieces_of", "read_piece"]

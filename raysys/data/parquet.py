@@ -28,14 +28,12 @@ def write_columns(folder: Folder, name: str, table: pa.Table) -> None:
         else:
             rest.append(leaf)
     with folder.open_output(name) as file:
-        pq.write_table(
-            table,
-            file,
-            compression=dict.fromkeys(delta, "none") | dict.fromkeys(rest, "zstd"),
-            use_dictionary=rest,
-            column_encoding=delta,
-            write_statistics=False,
-        )
+        options: dict[str, Any] = {
+            "compression": dict.fromkeys(delta, "none") | dict.fromkeys(rest, "zstd"),
+            "use_dictionary": rest,
+            "column_encoding": delta,
+        }
+        pq.write_table(table, file, write_statistics=False, **options)
 
 
 def read_table(folder: Folder, name: str) -> pa.Table:
