@@ -124,9 +124,7 @@ def shuffle_files(
     with ThreadPoolExecutor(16) as pool:
         pieces = list(itertools.chain.from_iterable(pool.map(pieces_of, new)))
     if not pieces:
-        if base:
-            return {}
-        raise DataError(f"{sources[0].uri}: the log holds no rows; data.events names it")
+        return {}
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.op_resource_reservation_enabled = False

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from raysys.data.files import pieces_of
 from raysys.data.samples import load_sequences, queries_of, training_samples
-from raysys.data.stages import number_rejected, read_events, write_partition
+from raysys.data.stages import read_events, write_partition
 from raysys.data.vocabulary import Vocabulary
-from raysys.distributed import datasets
+from raysys.distributed import datasets, shuffle
 from raysys.run import read_run
 from raysys.storage import Folder
 
@@ -33,44 +33,26 @@ def in_a_loop(function, items, *shared, **_):
     return [function(item, *shared) for item in items]
 
 
-def shuffle_here(data, sources, schema, staged):
-    """`shuffle_events` without Ray."""
-    pieces = [piece for source in sources for piece in pieces_of(source)]
-    num_partitions = data.partitions or datasets.MIN_PARTITIONS
-    blocks = [
+def shuffle_here(data, sources, new, schema, staged, num_partitions, base):
+    """`shuffle_files` without Ray."""
+    pieces = [piece for source in new for piece in pieces_of(source)]
+    shards = [
         block
         for number in range(len(pieces))
         for block in read_events(pa.table({"item": [number]}), pieces, data, schema, staged, num_partitions)
     ]
-    table = pa.concat_tables(blocks)
-    numbers = np.asarray(table.column("partition").to_numpy())
-    rows = []
-    for number in range(num_partitions):
-        block = table.filter(pa.array(numbers == number))
-        files = [source.uri for source in sources]
-        rows += write_partition(block, staged, files, data.keep_duplicates).to_pylist()
-    stats = [staged.read_json(f"stats/{name}") for name in staged.names("stats")]
-    counts = {number: entry["rows"] for number, entry in enumerate(stats)}
-    (staged / "stats").delete()
-    number_rejected(staged, pieces, counts)
-    rejected, dropped = {}, {}
-    for total, name in ((rejected, "rejected"), (dropped, "dropped")):
-        for entry in stats:
-            for reason, count in entry[name].items():
-                total[reason] = total.get(reason, 0) + count
-    twice = sum(row["duplicates"] for row in rows)
-    if twice:
-        rejected["duplicate"] = twice
-    parts = [f"part-{row['partition']:05d}.parquet" for row in rows]
-    shuffled = datasets.Shuffled(parts, sum(entry["rows"] for entry in stats), rejected, dropped)
-    datasets.check_rejected(data, shuffled, staged, sources[0].uri)
-    return shuffled
+    if not shards:
+        return {}
+    files = [source.uri for source in sources]
+    rows = write_partition(pa.concat_tables(shards), staged, files, data.keep_duplicates, base).to_pylist()
+    return {row["partition"]: row["duplicates"] for row in rows}
 
 
 def prepare_here(run, out):
     """`prepare` without Ray; returns the features folder and its manifest's info."""
     with (
-        mock.patch.object(datasets, "shuffle_events", shuffle_here),
+        mock.patch.object(shuffle, "shuffle_files", shuffle_here),
+        mock.patch.object(shuffle, "run_tasks", in_a_loop),
         mock.patch.object(datasets, "run_tasks", in_a_loop),
     ):
         features = datasets.prepare(run, Folder(out))
