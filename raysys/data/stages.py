@@ -6,7 +6,7 @@ Ray task, in a loop of a test, and in a debugger.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,11 @@ from raysys.data.events import REJECTED_SCHEMA, DataConfig, check_columns, event
 from raysys.data.files import Piece, read_piece
 from raysys.data.parsing import combine
 from raysys.data.partitions import content_digest, partition_of, sort_events, split_duplicates
+from raysys.data.profile import PartitionProfile, profile_partition
 from raysys.data.sequences import SessionConfig, sequence_table, windows_of
 from raysys.data.splits import TEST, TRAIN, VALID, SplitConfig
 from raysys.data.vocabulary import Vocabulary
+from raysys.schema import NUM_RESERVED
 from raysys.storage import Folder
 
 
@@ -157,9 +159,40 @@ def write_sequences(
     split: SplitConfig,
     vocabularies: Mapping[str, Vocabulary],
     profile: Mapping[str, pa.Array],
-) -> int:
-    """Write `sequences/<part>`; return its number of users."""
+) -> PartitionProfile:
+    """Write `sequences/<part>`; return its share of `profile.json`."""
     table = core.apply(read_table(staged, f"events/{part}"))
     windows, users = windows_of(table, session, split)
-    write_table(staged, f"sequences/{part}", sequence_table(table, windows, users, vocabularies, profile))
-    return len(users)
+    sequences = sequence_table(table, windows, users, vocabularies, profile)
+    write_table(staged, f"sequences/{part}", sequences)
+    features = [name.removeprefix("event_") for name in vocabularies if name.startswith("event_")]
+    return profile_partition(
+        offsets=windows.timeline.offsets,
+        users=users,
+        at=windows.timeline.at,
+        time_ns=np.asarray(table.column("time_ns").to_numpy()),
+        item=np.asarray(combine(sequences.column("item_idx")).values.to_numpy()),
+        item_counts=item_counts(vocabularies["item"]),
+        session=windows.session,
+        role=windows.role,
+        config=session,
+        whole=windows.timeline.unit if split.unit == "session" else None,
+        event=table.column("event") if "event" in table.schema.names else None,
+        nulls={name: table.column(name).null_count for name in features},
+    )
+
+
+def item_counts(items: Vocabulary) -> np.ndarray:
+    """Return (V,) training events by item idx; 0 for the reserved ones."""
+    return np.concatenate([np.zeros(NUM_RESERVED, np.int64), items.counts])
+
+
+def rejected_rows(staged: Folder, reasons: Sequence[str], most: int = 1000) -> list[dict[str, Any]]:
+    """Return some of the rows that were rejected for these reasons, from the first files that have any."""
+    rows: list[dict[str, Any]] = []
+    for name in staged.names("rejected"):
+        if len(rows) < most:
+            table = read_table(staged, f"rejected/{name}")
+            kept = table.filter(pc.is_in(table.column("reason"), value_set=pa.array(reasons, pa.string())))
+            rows += kept.slice(0, most - len(rows)).to_pylist()
+    return rows

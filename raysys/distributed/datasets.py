@@ -20,20 +20,25 @@ import pyarrow as pa
 import ray.data
 
 from raysys import config as configuration
+from raysys.data.description import describe
 from raysys.data.events import DataConfig, SideTable, check_columns
 from raysys.data.files import Source, fingerprint, list_sources, pieces_of, schema_of
+from raysys.data.mistakes import Config, Log, likely_mistakes
 from raysys.data.parsing import combine
+from raysys.data.profile import PartitionProfile, merge
 from raysys.data.stages import (
     Core,
     count_items,
     count_partition,
+    item_counts,
     read_events,
-    read_table,
+    rejected_rows,
     write_partition,
     write_sequences,
     write_table,
 )
 from raysys.data.tables import encode_side_table, read_side_table, titles
+from raysys.data.units import time_hint
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.cluster import own_errors, run_tasks
 from raysys.errors import DataError
@@ -51,6 +56,18 @@ logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 KIND = "features"
 BYTES_PER_PARTITION = 64 * 2**20
 MIN_PARTITIONS = 4
+COUNTS = (
+    "rows",
+    "rejected",
+    "dropped",
+    "events",
+    "users",
+    "items",
+    "sessions",
+    "train_events",
+    "samples",
+    "queries",
+)
 
 
 def prepare(run: RunConfig, out: Folder) -> Folder:
@@ -204,25 +221,18 @@ def check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder, log: st
             )
         return
     reason = max(shuffled.rejected, key=lambda name: shuffled.rejected[name])
-    example = next(
-        row
-        for name in staged.names("rejected")
-        for row in read_table(staged, f"rejected/{name}").to_pylist()
-        if row["reason"] == reason
-    )
-    hints = {
-        "time_out_of_range": f"time {example['time']} is not between 1980 and 2100 in {data.time_unit}; "
-        f"check "
-        "data.time_unit, or whether the log mixes units",
-        "unparsable_time": f"time {example['time']!r} is not {data.time_unit}; check data.time_unit",
-        "duplicate": "repeats an earlier row in every column; set data.keep_duplicates = true if that is "
-        "right",
-    }
-    hint = hints.get(reason, "mend the log, or raise data.max_reject_fraction if that is acceptable")
+    first = rejected_rows(staged, [reason])
+    hint = "mend the log, or raise data.max_reject_fraction if that is acceptable"
+    if reason == "duplicate":
+        hint = "repeats an earlier row in every column; set data.keep_duplicates = true if that is right"
+    elif reason in ("time_out_of_range", "unparsable_time"):
+        times = [str(row["time"]) for row in first]
+        found = time_hint(times, data.time_unit, mixed=10 * shuffled.rejected[reason] < 9 * shuffled.rows_in)
+        hint = f"{found.text}; {found.remedy}"
     counts = ", ".join(f"{count} {name}" for name, count in shuffled.rejected.items())
     raise DataError(
         f"{total} of {shuffled.rows_in} rows rejected ({counts}), more than data.max_reject_fraction = "
-        f"{data.max_reject_fraction}; first {reason}: {example['file']} row {example['row']}: {hint}"
+        f"{data.max_reject_fraction}; first {reason}: {first[0]['file']} row {first[0]['row']}: {hint}"
     )
 
 
@@ -249,13 +259,41 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
     described, profile = _write_side_tables(run.data, staged, vocabularies)
     for name, vocabulary in vocabularies.items():
         vocabulary.write(staged / "vocabularies", name)
-    run_tasks(
+    profiles = run_tasks(
         write_sequences,
         shuffled.parts,
         *(staged, core, run.session, run.split, vocabularies, profile),
         progress="sequences",
     )
-    return _describe(run, shuffled, counts, vocabularies, described)
+    info = _describe(run, shuffled, counts, vocabularies, described)
+    _write_profile(run, staged, info, merge(profiles), vocabularies)
+    return info
+
+
+def _write_profile(
+    run: RunConfig,
+    staged: Folder,
+    info: Mapping[str, Any],
+    total: PartitionProfile,
+    vocabularies: Mapping[str, Vocabulary],
+) -> None:
+    """Write `profile.json`, and log what looks wrong with the log."""
+    num_values = {name: vocabularies[f"event_{name}"].size - NUM_RESERVED for name in run.data.features}
+    profile = describe(total, item_counts(vocabularies["item"]), run.session, num_values)
+    timed = {"time_out_of_range", "unparsable_time"} & set(info["rejected"])
+    log = Log(
+        total=total,
+        rows=info["rows"],
+        rejected=info["rejected"],
+        rejected_rows=rejected_rows(staged, list(timed)) if timed else [],
+        users=vocabularies["user"].ids,
+        items=vocabularies["item"].ids,
+    )
+    mistakes = likely_mistakes(profile, log, Config(run.data, run.session, run.split))
+    counts = {name: info[name] for name in COUNTS}
+    staged.write_json("profile.json", {"likely_mistakes": mistakes, "counts": counts, **profile})
+    for mistake in mistakes:
+        logger.warning(fields(likely_mistake=mistake["code"], text=mistake["text"]))
 
 
 def _check_left(run: RunConfig, counts: list[dict[str, Any]]) -> None:
