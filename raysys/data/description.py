@@ -40,7 +40,7 @@ def describe(
         "events_per_item": distribution(Tally.of(per_item)),
         "gaps": {
             "session_gap_s": None if session.by_column else session.gap_s,
-            "within_gap_share": share(total.within_gap, pairs),
+            "within_gap_share": None if session.by_column else share(total.within_gap, pairs),
             "histogram": histogram(np.arange(GAP_BINS), total.gaps),
         },
         "tied_share": share(total.tied, total.events),

@@ -23,8 +23,6 @@ GAPS = (
     (7200, "2 hours"),
     (21_600, "6 hours"),
     (86_400, "a day"),
-    (259_200, "3 days"),
-    (604_800, "a week"),
 )
 """Session gaps worth suggesting."""
 YEAR_DAYS = 365.25
@@ -69,7 +67,7 @@ def likely_mistakes(profile: Mapping[str, Any], log: Log, config: Config) -> lis
         log: the rest of what is known.
         config: what the run asked for.
     """
-    checks = (_times, _rejected, _users, _items, _ids, _order, _sessions, _cold)
+    checks = (_times, _rejected, _users, _items, _ids, _order, _repeats, _cold, _sessions)
     return [mistake for check in checks for mistake in check(profile, log, config)]
 
 
@@ -221,6 +219,20 @@ def _order(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake
     )
     remedy = "Set data.columns.order to a column that says it; where tied events belong together (baskets), "
     return [_mistake("ties_without_order", text, f'{remedy}set split.unit = "session".')]
+
+
+def _repeats(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake]:
+    repeats = profile["repeat_share"]
+    if config.split.filter_seen and repeats > 0.2:
+        text = (
+            f"{repeats:.0%} of the events repeat an item that the user had before, yet such items are never "
+        )
+        remedy = "Set split.filter_seen = false where people come back for the same items."
+        return [_mistake("repeats_filtered", f"{text}recommended.", remedy)]
+    if not config.split.filter_seen and not repeats:
+        text = "No event repeats an item that the user had before, yet such items may be recommended."
+        return [_mistake("seen_recommended", text, "Set split.filter_seen = true.")]
+    return []
 
 
 def _sessions(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake]:
