@@ -150,7 +150,8 @@ def _users(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake
     found: list[Mistake] = []
     events, num_users = log.total.events, profile["events_per_user"]["count"]
     for count, user in log.total.busiest:
-        if user.strip().lower() in PLACEHOLDERS and count > max(0.01, 5 / num_users) * events:
+        least = max(0.01, 5 / num_users) if user == "0" else 0.01  # 0 may be one of few users, counted from 0
+        if user.strip().lower() in PLACEHOLDERS and count > least * events:
             found.append(
                 _mistake(
                     "placeholder_user",

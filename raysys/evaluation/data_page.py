@@ -41,7 +41,9 @@ def mistakes_sentence(profile: Profile) -> str:
     count = len(advice(profile))
     if not count:
         return "Nothing in the log looks like a mistake."
-    return f"{plural(count, 'thing')} may be a mistake; the gravest {'is' if count == 1 else 'come'} first:"
+    return (
+        "One thing may be a mistake:" if count == 1 else f"{count} things may be mistakes, the gravest first:"
+    )
 
 
 def sentences(profile: Profile) -> list[str]:
@@ -68,7 +70,7 @@ def _moment(text: str) -> str:
 
 def figures(profile: Profile, anchor: str) -> list[str]:
     """Return the charts, in reading order; `anchor` makes their ids unlike those of other runs."""
-    charts = {"time": _over_time(profile["time"])}
+    charts = {"time": over_time(profile["time"])}
     charts |= {key: _by_size(title, unit, part(profile, key)) for key, (title, unit) in DRAWN.items()}
     charts["gaps"] = _gaps(part(profile, "gaps"))
     charts["hours"] = Bars(
@@ -104,7 +106,8 @@ def _spread(values: Mapping[str, Any]) -> str:
     )
 
 
-def _over_time(time: Mapping[str, Any]) -> Bars:
+def over_time(time: Mapping[str, Any]) -> Bars:
+    """Return the events per day, week or month, with four dates."""
     counts: list[int] = time["events"]
     step = max(1, -(-len(counts) // 4))
     ticks = [(place, _label(time, place)) for place in range(0, max(len(counts) - step // 2, 1), step)]
@@ -124,27 +127,31 @@ def _by_size(title: str, unit: str, values: Mapping[str, Any]) -> Bars:
     found = part(values, "histogram")
     ends: list[int] = found["from"]
     step = 1 if len(ends) <= 9 else 2
-    ticks = [(place, short(end)) for place, end in enumerate(ends) if place % step == 0]
+    ticks = [(place, str(end) if end < 10_000 else short(end)) for place, end in enumerate(ends)][::step]
     return Bars(title, found["count"], ticks, unit)
 
 
 def _gaps(gaps: Mapping[str, Any]) -> Bars:
+    """Return the gaps above 0 s; the words say how many tie."""
     found = part(gaps, "histogram")
-    ends: list[int] = found["from"]
-    if not ends:
+    bars = [(end, count) for end, count in zip(found["from"], found["count"], strict=True) if end]
+    bars = bars[next((n for n, bar in enumerate(bars) if bar[1]), len(bars)) :]
+    if not bars:
         return Bars("", [], [])
 
     def place(seconds: int) -> float:
-        return 1 + math.log2(seconds) - ends[0].bit_length()
+        return math.log2(seconds / bars[0][0])
 
-    ticks = [(place(seconds), name) for seconds, name in SPANS if 0 <= place(seconds) <= len(ends)]
-    if ends[0] == 0:
-        ticks = [(0.5, "0"), *ticks[1:]]
-    ticks = [tick for n, tick in enumerate(ticks) if n == 0 or tick[0] - ticks[n - 1][0] > 0.05 * len(ends)]
-    gap = gaps.get("session_gap_s")
-    shown = gap is not None and 0 <= place(gap) <= len(ends)
-    mark = (place(int(gap)), "session gap") if gap is not None and shown else None
-    return Bars("Gaps between a user's neighbouring events", found["count"], ticks, "", mark)
+    apart, ticks = 0.09 * len(bars), list[tuple[float, str]]()
+    for seconds, name in SPANS:
+        inside = 0 <= place(seconds) <= len(bars)
+        if inside and (not ticks or place(seconds) - ticks[-1][0] > apart):
+            ticks.append((place(seconds), name))
+    gap = int(gaps.get("session_gap_s") or 0)
+    shown = gap > 0 and 0 <= place(gap) <= len(bars)
+    mark = (place(gap), "session gap") if shown else None
+    title = "Gaps between a user's neighbouring events, without ties"
+    return Bars(title, [count for _, count in bars], ticks, "", mark)
 
 
 def tables(profile: Profile) -> list[Table]:
@@ -180,14 +187,12 @@ def _plain(value: float) -> str:
 
 def _cold_table(cold: Mapping[str, Any]) -> Table:
     rows = [
-        [
-            Cell(name),
-            Cell(number(values["targets"])),
-            Cell(f"{values['cold_target_share']:.2%}"),
-            Cell(number(values["queries"])),
-            Cell(f"{values['cold_query_share']:.2%}"),
-        ]
+        [Cell(f"{what} of {name}"), Cell(number(values[key])), Cell(f"{values[share]:.2%}")]
         for name, values in cold.items()
+        for what, key, share in (
+            ("targets", "targets", "cold_target_share"),
+            ("users", "queries", "cold_query_share"),
+        )
     ]
-    head = ["part", "targets", "of items unseen in training", "queries", "of users unseen in training"]
-    return Table("What is held out, and how much of it is cold", head, rows)
+    title = "What is held out, and how much of it training never saw"
+    return Table(title, ["held out", "number", "unseen"], rows)

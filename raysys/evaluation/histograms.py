@@ -3,12 +3,13 @@
 # matplotlib declares its functions with keyword arguments of unknown types.
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from raysys.evaluation.plots import ACCENT, INK, LINE, MUTED, canvas, drawing, to_svg
 
+_HEIGHT = 1.9
 _MANY = 60
 
 
@@ -29,7 +30,6 @@ class Bars:
     ticks: Sequence[tuple[float, str]]
     unit: str = ""
     mark: tuple[float, str] | None = None
-    height: float = field(default=1.9)
 
 
 def bar_plot(bars: Bars, figure_id: str, message: str) -> str:
@@ -41,7 +41,7 @@ def bar_plot(bars: Bars, figure_id: str, message: str) -> str:
     """
     count = len(bars.counts)
     with drawing():
-        figure = canvas(bars.height)
+        figure = canvas(_HEIGHT)
         axes = figure.subplots()
         if count > _MANY:
             axes.stairs(bars.counts, range(count + 1), fill=True, color=ACCENT, linewidth=0)
@@ -59,7 +59,7 @@ def bar_plot(bars: Bars, figure_id: str, message: str) -> str:
         axes.tick_params(axis="y", length=0, labelcolor=MUTED)
         axes.set_xlabel(bars.unit, parse_math=False)
         axes.set_xlim(-0.02 * count, 1.02 * count)
-        axes.set_ylim(0, 1.08 * max(*bars.counts, 1) if count > 1 else 1.08 * max(bars.counts[0], 1))
+        axes.set_ylim(0, 1.08 * max([*bars.counts, 1]))
         for side in ("top", "left", "right"):
             axes.spines[side].set_visible(False)
         if bars.mark is not None:
@@ -85,5 +85,6 @@ def short(value: float) -> str:
     """Return a count in few letters: 950, 1.5k, 20k, 3M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.3g}{letter}"
+            digits = 1 if value < 10 * size and value % size else 0
+            return f"{value / size:.{digits}f}{letter}"
     return f"{value:.3g}"

@@ -24,6 +24,7 @@ DATA = (
     "rows", "events", "users", "items", "sessions", "samples", "queries", "data_digest", "split", "session"
 )  # fmt: skip
 """What is told of the features, in this order."""
+SETTINGS = ("data_digest", "split", "session")
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,8 @@ def _data(run: Run) -> Section:
     profile = run.profile
     if profile is None:
         return Section(anchor, title, lead, tables=tables)
+    settings = {key: kept.pop(key) for key in SETTINGS if key in kept}
+    tables[0] = findings.pair_table("What the run was trained and measured on", kept)
     return Section(
         anchor,
         title,
@@ -226,6 +229,7 @@ def _data(run: Run) -> Section:
         advice=data_page.advice(profile),
         figures=data_page.figures(profile, anchor),
         tables=[*tables, *data_page.tables(profile)],
+        folded=[findings.pair_table("Digest, split and sessions", settings)] if settings else [],
         gallery=True,
     )
 

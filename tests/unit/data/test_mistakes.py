@@ -230,6 +230,6 @@ def test_what_is_said_of_a_time(value, configured, mixed, text, remedy):
 
 def test_a_log_in_another_unit_is_refused_with_the_unit(tmp_path):
     rows = [[u, i, at * 1000] for u, i, at in sound()]
-    words = r'row 0: time 16\d+ is not between 1980 and 2100 in s; as ms it is 2020-09-13; set data'
+    words = r"row 0: time 16\d+ is not between 1980 and 2100 in s; as ms it is 2020-09-13; set data"
     with pytest.raises(DataError, match=words):
         told(tmp_path, rows, data={"max_reject_fraction": 0.01})
