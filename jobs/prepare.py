@@ -18,7 +18,7 @@ from raysys.storage import Folder
 def prepare_and_tell(run: RunConfig, out: Folder) -> None:
     """Prepare the features and print the summary."""
     features = prepare(run, out)
-    print(f"\n{data_summary(features)}\n\nfeatures: {features.uri}")
+    print("\n" + "\n\n".join(text for text in (data_summary(features), f"features: {features.uri}") if text))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

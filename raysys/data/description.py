@@ -114,4 +114,5 @@ def _times(total: PartitionProfile) -> dict[str, Any]:
         "hour_of_day": hour_of_day.tolist(),
         "weekday": weekday.tolist(),
         "midnight_share": share(total.midnight, total.events),
+        "full_hour_share": share(total.full_hour, total.events),
     }

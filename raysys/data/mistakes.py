@@ -25,6 +25,8 @@ GAPS = (
     (86_400, "a day"),
 )
 """Session gaps worth suggesting."""
+MOST_IDS = 10**6
+"""Ids whose spelling is compared."""
 YEAR_DAYS = 365.25
 
 
@@ -36,7 +38,7 @@ class Log:
         total: merged totals of the partitions.
         rows: rows read; `rejected` of them by reason.
         rejected_rows: some of those that were rejected for their time, as in `features/rejected/`.
-        users, items: the ids that are left, text or integers.
+        users, items: the ids that are left, text or integers, those with most training events first.
     """
 
     total: PartitionProfile
@@ -107,17 +109,25 @@ def _times(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake
                 "right.",
             )
         )
-    if times["midnight_share"] > 0.99 and times["days"] > 1 and config.split.unit == "event":
-        found.append(
-            _mistake(
-                "date_only_times",
-                f"{times['midnight_share']:.0%} of the events are at midnight UTC: their times are dates, so "
-                "the order within a day is only that of the file, and sessions by gap mean nothing.",
-                "Use a column with the time of day, or set data.columns.order; or set split.unit = "
-                '"session", with session.by_column where the log has session ids.',
-            )
+    if dates_only(times) and config.split.unit == "event":
+        text = (
+            "The times are dates without a time of day: the order within a day is only that of the file, and "
         )
+        remedy = "Use a column with the time of day, or set data.columns.order; or set split.unit = "
+        remedy += '"session", with session.by_column where the log has session ids.'
+        found.append(_mistake("date_only_times", f"{text}sessions by gap mean nothing.", remedy))
     return found
+
+
+def dates_only(times: Mapping[str, Any]) -> bool:
+    """Return whether nearly all events are at the beginning of a day in one time zone, summer time or not.
+
+    Args:
+        times: the part of the profile about time.
+    """
+    hours = sorted(times["hour_of_day"])
+    same = sum(hours[-2:]) > 0.99 * sum(hours)
+    return times["days"] > 2 and times["full_hour_share"] > 0.99 and same
 
 
 def _rejected(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake]:
@@ -193,7 +203,7 @@ def _items(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake
 
 def _ids(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake]:
     found: list[Mistake] = []
-    for name, ids in (("user", log.users), ("item", log.items)):
+    for name, ids in (("user", log.users[:MOST_IDS]), ("item", log.items[:MOST_IDS])):
         alike = spelled_differently(ids)
         if alike > 0.01 * len(ids):
             text = f"{alike:,} of {len(ids):,} {name} ids differ from another only by case or by blanks."
@@ -212,7 +222,7 @@ def spelled_differently(ids: pa.Array) -> int:
 
 def _order(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake]:
     settled = "order" in config.data.columns or config.split.unit == "session"
-    if settled or profile["tied_share"] <= 0.5 or profile["time"]["midnight_share"] > 0.99:
+    if settled or profile["tied_share"] <= 0.5 or dates_only(profile["time"]):
         return []
     text = (
         f"{profile['tied_share']:.0%} of the events have the same time as the user's event before, and no "

@@ -34,7 +34,7 @@ class PartitionProfile:
         events: number of events.
         hours: hour since 1970 UTC -> events in it.
         span: first and last `at`; (0, 0) without events.
-        midnight: events at 00:00:00 UTC.
+        midnight, full_hour: events at 00:00:00 UTC, and at minute and second 0 of any hour.
         tied: events with the very time of the user's event before.
         gaps: (64,) int64; entry 0 counts gaps of 0 s between a user's neighbouring events, entry k those of
             2**(k-1) to 2**k - 1 s.
@@ -54,6 +54,7 @@ class PartitionProfile:
     hours: Tally
     span: tuple[int, int]
     midnight: int
+    full_hour: int
     tied: int
     gaps: np.ndarray
     within_gap: int
@@ -154,6 +155,7 @@ def _profile_block(
         hours=Tally.of(hour),
         span=(int(at.min()), int(at.max())) if len(at) else (0, 0),
         midnight=int(np.count_nonzero(full % 24 == 0)),
+        full_hour=len(full),
         tied=int(np.count_nonzero(same) - np.count_nonzero(same[starts[1:] - 1])),
         gaps=_gap_bins(gap, apart),
         within_gap=int(np.count_nonzero(gap <= config.gap_s)) - apart,
@@ -280,6 +282,6 @@ def merge(parts: Sequence[PartitionProfile]) -> PartitionProfile:
     )
 
 
-_SUMS = ("events", "midnight", "tied", "gaps", "within_gap")
+_SUMS = ("events", "midnight", "full_hour", "tied", "gaps", "within_gap")
 _TALLIES = ("hours", "user_events", "user_items", "user_sessions", "session_events", "held_out")
 _COUNTERS = ("targets", "cold_targets", "queries", "cold_queries", "event_types", "nulls")

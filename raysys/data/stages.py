@@ -15,16 +15,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raysys.data.description import describe
 from raysys.data.events import REJECTED_SCHEMA, DataConfig, check_columns, event_schema, normalise
 from raysys.data.files import Piece, read_piece
+from raysys.data.mistakes import Config, Log, Mistake, likely_mistakes
 from raysys.data.parsing import combine
 from raysys.data.partitions import content_digest, partition_of, sort_events, split_duplicates
-from raysys.data.profile import PartitionProfile, profile_partition
+from raysys.data.profile import PartitionProfile, merge, profile_partition
 from raysys.data.sequences import SessionConfig, sequence_table, windows_of
 from raysys.data.splits import TEST, TRAIN, VALID, SplitConfig
 from raysys.data.vocabulary import Vocabulary
 from raysys.schema import NUM_RESERVED
 from raysys.storage import Folder
+
+COUNTS = (
+    "rows", "rejected", "dropped", "events", "users", "items", "sessions", "train_events", "samples",
+    "queries",
+)  # fmt: skip
+"""What profile.json repeats of the manifest."""
 
 
 def write_table(folder: Folder, name: str, table: pa.Table) -> None:
@@ -196,3 +204,37 @@ def rejected_rows(staged: Folder, reasons: Sequence[str], most: int = 1000) -> l
             kept = table.filter(pc.is_in(table.column("reason"), value_set=pa.array(reasons, pa.string())))
             rows += kept.slice(0, most - len(rows)).to_pylist()
     return rows
+
+
+def write_profile(
+    staged: Folder,
+    info: Mapping[str, Any],
+    profiles: Sequence[PartitionProfile],
+    vocabularies: Mapping[str, Vocabulary],
+    config: Config,
+) -> list[Mistake]:
+    """Write `profile.json` and return its likely mistakes.
+
+    Args:
+        staged: the features folder.
+        info: what the manifest says of it.
+        profiles: those of all partitions.
+        vocabularies: as in `write_sequences`.
+        config: what the run asked for.
+    """
+    total, items = merge(profiles), vocabularies["item"]
+    num_values = {name: vocabularies[f"event_{name}"].size - NUM_RESERVED for name in config.data.features}
+    profile = describe(total, item_counts(items), config.session, num_values)
+    timed = [reason for reason in ("time_out_of_range", "unparsable_time") if info["rejected"].get(reason)]
+    log = Log(
+        total=total,
+        rows=info["rows"],
+        rejected=info["rejected"],
+        rejected_rows=rejected_rows(staged, timed) if timed else [],
+        users=vocabularies["user"].ids,
+        items=items.ids,
+    )
+    mistakes = likely_mistakes(profile, log, config)
+    counts = {name: info[name] for name in COUNTS}
+    staged.write_json("profile.json", {"likely_mistakes": mistakes, "counts": counts, **profile})
+    return mistakes

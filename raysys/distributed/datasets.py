@@ -20,20 +20,18 @@ import pyarrow as pa
 import ray.data
 
 from raysys import config as configuration
-from raysys.data.description import describe
 from raysys.data.events import DataConfig, SideTable, check_columns
 from raysys.data.files import Source, fingerprint, list_sources, pieces_of, schema_of
-from raysys.data.mistakes import Config, Log, likely_mistakes
+from raysys.data.mistakes import Config
 from raysys.data.parsing import combine
-from raysys.data.profile import PartitionProfile, merge
 from raysys.data.stages import (
     Core,
     count_items,
     count_partition,
-    item_counts,
     read_events,
     rejected_rows,
     write_partition,
+    write_profile,
     write_sequences,
     write_table,
 )
@@ -56,18 +54,6 @@ logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 KIND = "features"
 BYTES_PER_PARTITION = 64 * 2**20
 MIN_PARTITIONS = 4
-COUNTS = (
-    "rows",
-    "rejected",
-    "dropped",
-    "events",
-    "users",
-    "items",
-    "sessions",
-    "train_events",
-    "samples",
-    "queries",
-)
 
 
 def prepare(run: RunConfig, out: Folder) -> Folder:
@@ -266,34 +252,10 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
         progress="sequences",
     )
     info = _describe(run, shuffled, counts, vocabularies, described)
-    _write_profile(run, staged, info, merge(profiles), vocabularies)
-    return info
-
-
-def _write_profile(
-    run: RunConfig,
-    staged: Folder,
-    info: Mapping[str, Any],
-    total: PartitionProfile,
-    vocabularies: Mapping[str, Vocabulary],
-) -> None:
-    """Write `profile.json`, and log what looks wrong with the log."""
-    num_values = {name: vocabularies[f"event_{name}"].size - NUM_RESERVED for name in run.data.features}
-    profile = describe(total, item_counts(vocabularies["item"]), run.session, num_values)
-    timed = {"time_out_of_range", "unparsable_time"} & set(info["rejected"])
-    log = Log(
-        total=total,
-        rows=info["rows"],
-        rejected=info["rejected"],
-        rejected_rows=rejected_rows(staged, list(timed)) if timed else [],
-        users=vocabularies["user"].ids,
-        items=vocabularies["item"].ids,
-    )
-    mistakes = likely_mistakes(profile, log, Config(run.data, run.session, run.split))
-    counts = {name: info[name] for name in COUNTS}
-    staged.write_json("profile.json", {"likely_mistakes": mistakes, "counts": counts, **profile})
-    for mistake in mistakes:
+    config = Config(run.data, run.session, run.split)
+    for mistake in write_profile(staged, info, profiles, vocabularies, config):
         logger.warning(fields(likely_mistake=mistake["code"], text=mistake["text"]))
+    return info
 
 
 def _check_left(run: RunConfig, counts: list[dict[str, Any]]) -> None:

@@ -132,4 +132,5 @@ def times(seconds):
         "hour_of_day": [sum(m.hour == hour for m in moments) for hour in range(24)],
         "weekday": [sum(m.weekday() == day for m in moments) for day in range(7)],
         "midnight_share": share(sum(second % 86_400 == 0 for second in seconds), len(seconds)),
+        "full_hour_share": share(sum(m.minute == m.second == 0 for m in moments), len(seconds)),
     }

@@ -59,12 +59,14 @@ def test_times_that_are_not_known(tmp_path):
     assert "'noon' is not s" in told(tmp_path, rows)["unparsable_time"]["text"]
 
 
-def test_dates_without_a_time_of_day(tmp_path):
-    rows = [[u, i, (at + n % 7 * DAY) // DAY * DAY] for n, (u, i, at) in enumerate(sound())]
-    found = told(tmp_path, rows)
-    assert set(found) == {"date_only_times"}
-    assert "100% of the events are at midnight" in found["date_only_times"]["text"]
+@pytest.mark.parametrize("zone_h", [0, 5])
+def test_dates_without_a_time_of_day(tmp_path, zone_h):
+    rows = [[u, i, (at + n % 7 * DAY) // DAY * DAY + zone_h * 3600] for n, (u, i, at) in enumerate(sound())]
+    rows[3][2] += 3600  # summer time
+    assert set(told(tmp_path, rows)) == {"date_only_times"}
     assert told(tmp_path, rows, split={"unit": "session"}) == {}
+    by_hour = [[u, i, at // 3600 * 3600 + n % 9 * 3600] for n, (u, i, at) in enumerate(rows)]
+    assert "date_only_times" not in told(tmp_path, by_hour)
 
 
 def test_ties_that_nothing_settles(tmp_path):
