@@ -269,9 +269,10 @@ def _sessions(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mist
         text = (
             f"session.max_items = {session.max_items} cuts {cut:.0%} of the events off their session, into "
         )
+        text += "an older one. It matters to models that read sessions."
         remedy = "Raise session.max_items"
         remedy += "." if session.by_column else f", or lower session.gap_s = {session.gap_s}."
-        found.append(_mistake("long_sessions", f"{text}an older one.", remedy))
+        found.append(_mistake("long_sessions", text, remedy))
     return found
 
 

@@ -142,7 +142,7 @@ def _gaps(gaps: Mapping[str, Any]) -> Bars:
     def place(seconds: int) -> float:
         return math.log2(seconds / bars[0][0])
 
-    apart, ticks = 0.09 * len(bars), list[tuple[float, str]]()
+    apart, ticks = 0.13 * len(bars), list[tuple[float, str]]()
     for seconds, name in SPANS:
         inside = 0 <= place(seconds) <= len(bars)
         if inside and (not ticks or place(seconds) - ticks[-1][0] > apart):
