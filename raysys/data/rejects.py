@@ -1,22 +1,26 @@
 """What to do about rejected rows, by reason."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysys.data.log_config import DataConfig
+from raysys.data.units import time_hint
 
 
-def remedy(reason: str, row: Mapping[str, Any], config: DataConfig) -> str:
-    """Return what is wrong with a rejected row and which key may mend it.
+def remedy(reason: str, rows: Sequence[Mapping[str, Any]], config: DataConfig, mixed: bool = False) -> str:
+    """Return what is wrong with rejected rows and which key may mend it.
 
     Args:
-        reason: why it was rejected.
-        row: the row, as in `REJECTED_SCHEMA`.
-        config: under which it was read.
+        reason: why they were rejected.
+        rows: some of them, the first as an example, as in `REJECTED_SCHEMA`.
+        config: under which they were read.
+        mixed: whether the log also has many rows that are right.
     """
-    keys, notation = "data.time_unit", f"{config.time_unit}"
-    if config.time_format:
-        keys, notation = "data.time_format and data.time_zone", f"of the format {config.time_format!r}"
+    row = rows[0]
+    if reason in ("time_out_of_range", "unparsable_time") and not config.time_format:
+        hint = time_hint([str(row["time"]) for row in rows], config.time_unit, mixed)
+        return f"{hint.text}; {hint.remedy}"
+    keys, notation = "data.time_format and data.time_zone", f"of the format {config.time_format!r}"
     columns = ", ".join(config.reject_negative)
     remedies = {
         "time_out_of_range": f"time {row['time']} is not between 1980 and 2100 in {notation}; check {keys}, "

@@ -20,9 +20,17 @@ from raysys.data.core import Core, count_items
 from raysys.data.files import fingerprint, list_sources, mark_of
 from raysys.data.formats import Source
 from raysys.data.log_config import DataConfig, SideTable
-from raysys.data.parquet import read_table, write_table
+from raysys.data.mistakes import Config
+from raysys.data.parquet import write_table
 from raysys.data.rejects import remedy
-from raysys.data.stages import draft_sequences, log_schema, write_sequences
+from raysys.data.stages import (
+    draft_sequences,
+    item_counts,
+    log_schema,
+    rejected_rows,
+    write_profile,
+    write_sequences,
+)
 from raysys.data.tables import encode_side_table, read_side_table, titles
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.cluster import run_tasks
@@ -114,17 +122,12 @@ def check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder, log: st
             )
         return
     reason = max(counts.rejected, key=lambda name: counts.rejected[name])
-    example = next(
-        row
-        for name in staged.names("rejected")
-        for row in read_table(staged, f"rejected/{name}").to_pylist()
-        if row["reason"] == reason
-    )
-    hint = remedy(reason, example, data)
+    rows = rejected_rows(staged, [reason])
+    hint = remedy(reason, rows, data, mixed=10 * counts.rejected[reason] < 9 * counts.rows)
     reasons = ", ".join(f"{count} {name}" for name, count in counts.rejected.items())
     raise DataError(
         f"{total} of {counts.rows} rows rejected ({reasons}), more than data.max_reject_fraction = "
-        f"{data.max_reject_fraction}; first {reason}: {example['file']} row {example['row']}: {hint}"
+        f"{data.max_reject_fraction}; first {reason}: {rows[0]['file']} row {rows[0]['row']}: {hint}"
     )
 
 
@@ -148,9 +151,15 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
         (part, {name: idx[number] for name, (_, idx) in merged.items()})
         for number, part in enumerate(shuffled.parts)
     ]
-    run_tasks(write_sequences, numbered, staged, profile, progress="sequences")
+    train_events = item_counts(vocabularies["item"])
+    held_out = run_tasks(write_sequences, numbered, staged, profile, train_events, progress="sequences")
     (staged / "drafts").delete()
-    return _describe(run, shuffled, counts, vocabularies, described)
+    info = _describe(run, shuffled, counts, vocabularies, described)
+    profiles = [part["profile"] for part in counts]
+    config = Config(run.data, run.session, run.split)
+    for mistake in write_profile(staged, info, profiles, held_out, vocabularies, config):
+        logger.warning(fields(likely_mistake=mistake["code"], text=mistake["text"]))
+    return info
 
 
 def _check_left(run: RunConfig, counts: list[dict[str, Any]]) -> None:

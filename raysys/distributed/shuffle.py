@@ -31,7 +31,6 @@ from raysys.data.stages import (
     write_partition,
 )
 from raysys.distributed.cluster import num_cpus, own_errors, run_tasks
-from raysys.errors import DataError
 from raysys.logs import fields
 from raysys.storage import Folder
 

@@ -69,7 +69,7 @@ def dot_plot(rows: Sequence[DotRow], value_name: str, figure_id: str, message: s
         figure_id: a word that no other figure of the page has.
         message: what the figure shows, for readers who do not see it.
     """
-    with _drawing():
+    with drawing():
         figure, axes = _figure(0.5 + 0.34 * len(rows))
         for place, row in enumerate(rows):
             if row.interval is not None:
@@ -108,7 +108,7 @@ def dot_plot(rows: Sequence[DotRow], value_name: str, figure_id: str, message: s
         for side in ("top", "left", "right"):
             axes.spines[side].set_visible(False)
         _legend(figure, axes)
-        return _svg(figure, figure_id, message)
+        return to_svg(figure, figure_id, message)
 
 
 def _right(row: DotRow) -> float:
@@ -130,8 +130,8 @@ def curve_plot(
         best: place of the best epoch in `epochs`, -1 for none.
         figure_id, message: as in `dot_plot`.
     """
-    with _drawing():
-        figure = _canvas(0.5 + 1.5 * len(panels))
+    with drawing():
+        figure = canvas(0.5 + 1.5 * len(panels))
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
         for place, (name, values) in enumerate(panels):
             axes: Axes = grid[place, 0]
@@ -149,7 +149,7 @@ def curve_plot(
         last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         last.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         last.set_xlabel("epoch")
-        return _svg(figure, figure_id, message)
+        return to_svg(figure, figure_id, message)
 
 
 def _mark_best(axes: Axes, epoch: int, value: float | None) -> None:
@@ -159,21 +159,22 @@ def _mark_best(axes: Axes, epoch: int, value: float | None) -> None:
 
 
 @contextmanager
-def _drawing() -> Generator[None]:
+def drawing() -> Generator[None]:
     """Set the style of all figures; text stays text, so a letter that the measuring font lacks is no loss."""
     with warnings.catch_warnings(), mpl.rc_context(_STYLE):
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         yield
 
 
-def _canvas(height: float) -> Figure:
+def canvas(height: float) -> Figure:
+    """Return an empty figure of the page's width, in inches high."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = _canvas(height)
+    figure = canvas(height)
     return figure, figure.subplots()
 
 
@@ -201,7 +202,8 @@ def _plain(name: str) -> str:
     return f"\u200b{short}" if short.startswith("_") else short
 
 
-def _svg(figure: Figure, figure_id: str, message: str) -> str:
+def to_svg(figure: Figure, figure_id: str, message: str) -> str:
+    """Return a drawn figure as inline SVG; arguments as in `dot_plot`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()

@@ -86,6 +86,7 @@ def read_finished(folder: Folder, name: str, anchor: str) -> Run:
         state=_read(folder, "checkpoint/state.json"),
         toml=folder.read_bytes("checkpoint/run.toml").decode() if has_toml else None,
         features=None if features is None else part(features, "info"),
+        profile=_read(folder, "features/profile.json"),
     )
 
 
@@ -122,7 +123,9 @@ def to_markdown(title: str, comparisons: list[Comparison], parts: list[Part]) ->
     for run, _, told in parts:
         for section in told:
             name = f"{run.name}: {section.title}" if len(parts) > 1 else section.title
-            blocks += [f"## {_md(name)}", _md(section.lead), *map(_md, section.notes)]
+            blocks += [f"## {_md(name)}", _md(section.lead)]
+            blocks += [f"- **{_md(text)}** {_md(remedy)}" for text, remedy in section.advice]
+            blocks += map(_md, section.notes)
             for table in [*section.tables, *section.folded]:
                 blocks += _md_table(table)
             for user in section.users:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysys.config import parse_toml
-from raysys.evaluation import findings, plots
+from raysys.evaluation import data_page, findings, plots
 from raysys.evaluation.findings import Cell, Measured, Table, number, part, plural
 from raysys.evaluation.health import collapse_warning
 from raysys.evaluation.user_panels import User, show_user
@@ -24,6 +24,7 @@ DATA = (
     "rows", "events", "users", "items", "sessions", "samples", "queries", "data_digest", "split", "session"
 )  # fmt: skip
 """What is told of the features, in this order."""
+SETTINGS = ("data_digest", "split", "session")
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,29 @@ class Run:
     state: dict[str, Any] | None = None
     toml: str | None = None
     features: dict[str, Any] | None = None
+    profile: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a run's report; folded tables are for few readers, wide ones need the width of the page."""
+    """A part of a run's report.
+
+    Advice is what was noticed with what to do about it; folded tables are for few readers; `wide` tables need
+    the width of the page; `gallery`: figures stand side by side above the tables.
+    """
 
     anchor: str
     title: str
     lead: str
     notes: list[str] = field(default_factory=list[str])
+    advice: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     figures: list[str] = field(default_factory=list[str])
     tables: list[Table] = field(default_factory=list[Table])
     folded: list[Table] = field(default_factory=list[Table])
     users: list[User] = field(default_factory=list[User])
     listing: str = ""
     wide: bool = False
+    gallery: bool = False
 
 
 def sections(run: Run) -> list[Section]:
@@ -201,13 +209,29 @@ def _data(run: Run) -> Section:
     total = sum(rejected.values())
     share = f" ({total / rows:.2%})" if rows else ""
     lead = f"{number(total)} of {plural(rows, 'row')} of the log were rejected{share}."
+    lead = lead if total else "No row of the log was rejected."
     kept = {key: info[key] for key in DATA if key in info}
     tables = [findings.pair_table("What the run was trained and measured on", kept)]
     if total:
         tables.append(findings.share_table("Rejected rows", rejected, rows, "rows"))
     if sum(dropped.values()):
         tables.append(findings.share_table("Rows left out on purpose", dropped, rows, "rows"))
-    return Section(anchor, title, lead if total else "No row of the log was rejected.", tables=tables)
+    profile = run.profile
+    if profile is None:
+        return Section(anchor, title, lead, tables=tables)
+    settings = {key: kept.pop(key) for key in SETTINGS if key in kept}
+    tables[0] = findings.pair_table("What the run was trained and measured on", kept)
+    return Section(
+        anchor,
+        title,
+        f"{lead} {data_page.mistakes_sentence(profile)}",
+        notes=data_page.sentences(profile),
+        advice=data_page.advice(profile),
+        figures=data_page.figures(profile, anchor),
+        tables=[*tables, *data_page.tables(profile)],
+        folded=[findings.pair_table("Digest, split and sessions", settings)] if settings else [],
+        gallery=True,
+    )
 
 
 def _origin(run: Run) -> Section:

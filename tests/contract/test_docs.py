@@ -69,3 +69,14 @@ def test_every_reject_reason_is_named():
 
 def test_every_published_source_is_named():
     assert [name for name in SOURCES if f"`{name}`" not in REFERENCE] == []
+
+
+def test_every_likely_mistake_and_key_of_the_profile_is_named():
+    source = (ROOT / "raysys" / "data" / "mistakes.py").read_text(encoding="utf-8")
+    codes = set(re.findall(r'_mistake\(\s*"(\w+)"', source))
+    assert len(codes) >= 14
+    assert [code for code in sorted(codes) if f"`{code}`" not in REFERENCE] == []
+    described = (ROOT / "raysys" / "data" / "description.py").read_text(encoding="utf-8")
+    keys = set(re.findall(r'^ +"(\w+)":', described, re.MULTILINE))
+    assert len(keys) >= 30
+    assert [key for key in sorted(keys) if f"`{key}`" not in REFERENCE] == []

@@ -115,7 +115,10 @@ def test_unchanged_inputs_and_config_are_skipped(complete_journey, capsys):
     before = path.stat().st_mtime_ns
     assert job("--run", RUNS / "mind_completejourney_q1.toml", "--out", complete_journey) == 0
     assert path.stat().st_mtime_ns == before
-    assert "features=unchanged" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "features=unchanged" in told
+    assert "rows read         199,884" in told
+    assert "Likely mistakes: none found" in told
 
 
 def test_training_keys_do_not_rebuild_features_and_data_keys_do(small, tmp_path):

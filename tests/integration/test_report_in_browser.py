@@ -16,7 +16,7 @@ import pytest
 
 from raysys.evaluation.report import build_report
 from raysys.storage import Folder
-from tests.unit.evaluation.sample_runs import finished_run
+from tests.unit.evaluation.sample_runs import finished_run, with_profile
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -120,7 +120,8 @@ def reap(sessions: set[int]) -> None:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    runs = [finished_run(folder / "mind"), finished_run(folder / "sdm", "sdm", 1.3, 4)]
+    mistake = {"code": "ties", "text": "Half of the events tie.", "remedy": "Set data.columns.order."}
+    runs = [with_profile(finished_run(folder / "mind"), mistake), finished_run(folder / "sdm", "sdm", 1.3, 4)]
     build_report([Folder(run) for run in runs], Folder(folder / "out"))
     return folder / "out/report.html"
 
@@ -139,7 +140,8 @@ def test_a_reader_sees_verdict_sections_figures_and_users(browser: Browser, repo
         "Protocol",
     ):
         assert len(re.findall(rf"<h3>{title}", seen)) == 2, title
-    assert seen.count("<svg viewBox=") == 5
+    assert seen.count("<svg viewBox=") == 5 + 8
+    assert "Half of the events tie." in seen
     assert seen.count('<details class="user"') == 16
     assert seen.count('class="heat-cell"') > 100
 

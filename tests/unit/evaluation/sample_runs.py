@@ -2,8 +2,17 @@
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raysys.data.description import describe
+from raysys.data.profile import profile_partition
+from raysys.data.sequences import SessionConfig, build_windows
+from raysys.data.splits import SplitConfig
 
 ITEMS = [
     ("829437", "Cooking wines, 12.7 oz"),
@@ -162,6 +171,40 @@ def finished_run(
     }
     _write(folder / "features/manifest.json", {"kind": "features", "info": info})
     return folder
+
+
+def with_profile(run: Path, *mistakes: dict[str, str], by_column: bool = False) -> Path:
+    """Write features/profile.json of a year of made-up visits, by the package's own hands."""
+    draw = np.random.default_rng(5)
+    sizes = draw.geometric(0.05, 300)
+    offsets = np.append(0, np.cumsum(sizes)).astype(np.int64)
+    steps = np.where(draw.random(offsets[-1]) < 0.2, draw.integers(1, 40 * 86_400, offsets[-1]), 30)
+    at = 1_489_000_000 + np.concatenate([np.cumsum(steps[a:b]) for a, b in pairwise(offsets)])
+    item = draw.zipf(1.4, len(at)) % 200
+    session = SessionConfig(by_column=by_column)
+    windows = build_windows(
+        offsets, at, None, np.arange(300, dtype=np.uint64), SessionConfig(), SplitConfig()
+    )
+    counts = np.bincount(item[windows.role == 0], minlength=200)
+    total = profile_partition(
+        offsets=offsets,
+        users=pa.array([str(user) for user in range(300)]),
+        at=at,
+        time_ns=at * 10**9,
+        item=item,
+        item_counts=counts,
+        session=windows.session,
+        role=windows.role,
+        config=session,
+        event=pa.array(["buy", "view", None, "buy"] * (len(at) // 4)),
+        nulls={"store": 17},
+    )
+    info = json.loads((run / "features/manifest.json").read_text())["info"]
+    counted = {**info, "train_events": 150_000}
+    profile = describe(total, counts, session, {"store": 42})
+    table = {"likely_mistakes": list(mistakes), "counts": counted, **profile}
+    _write(run / "features/profile.json", table)
+    return run
 
 
 def _user(draw: random.Random, place: int) -> dict[str, Any]:
