@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raysys.data.budget import count_samples
 from raysys.data.events import REJECTED_SCHEMA, DataConfig, check_columns, event_schema, normalise
 from raysys.data.files import Piece, read_piece
 from raysys.data.parsing import combine
@@ -139,6 +140,8 @@ def count_partition(
         "events": table.num_rows,
         "train": int(train.sum()),
         "samples": int((train & has_history).sum()),
+        "sample_counts": count_samples(windows.timeline.offsets, windows.session, train, has_history),
+        "newest_train_at": int(windows.timeline.at[train].max(initial=0)),
         "sessions": int((windows.session[windows.timeline.offsets[1:] - 1] + 1).sum()),
         "queries": {
             "valid": len(np.unique(owner[windows.role == VALID])),
