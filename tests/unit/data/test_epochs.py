@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys.data.epochs import EpochPlan, chunk_batches, epoch_batches, read_samples
+from raysys.data.shapes import SampleShape
 from raysys.errors import DataError
 from raysys.storage import Folder
 
@@ -40,7 +41,7 @@ def plan_of(events, **changes):
         "batch_size": 8,
         "seed": 0,
         "shuffle_events": 100,
-        "history_length": 3,
+        "shape": SampleShape(history_length=3),
         **changes,
     }
     return EpochPlan(**values)
@@ -82,7 +83,7 @@ def test_every_sample_comes_once_where_batches_fit(tmp_path):
     events = write(tmp_path, [4, 4])
     batches = epoch_batches(plan_of(events), 2, Folder(tmp_path), 0, 0, 1)
     targets = sorted(target for _, batch in batches for target in batch["target"].tolist())
-    samples = read_samples(Folder(tmp_path), sorted(events))
+    samples = read_samples(plan_of(events), sorted(events), Folder(tmp_path), 2)
     assert targets == sorted(samples.target.tolist())
     assert len(set(targets)) == 32
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from raysys.data.sequences import SessionConfig
+from raysys.data.shapes import SampleShape
 from raysys.errors import ConfigError
 from raysys.models.contract import GradientModel, InterestModel, VectorModel
 from raysys.models.mind import Mind, MindConfig
