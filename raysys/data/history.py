@@ -168,7 +168,10 @@ def take(values: np.ndarray, index: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Return the values at some positions, ids as int64, 0 where not real."""
     if not len(values):
         return np.zeros(index.shape, dtype=widen(values).dtype)
-    return widen(np.where(real, values[np.clip(index, 0, len(values) - 1)], values.dtype.type(0)))
+    found = values.take(index, mode="clip")
+    if found.dtype.kind == "i":
+        return np.multiply(found, real, dtype=np.int64)  # masks and widens in one pass
+    return np.where(real, found, found.dtype.type(0))
 
 
 def widen(values: np.ndarray) -> np.ndarray:

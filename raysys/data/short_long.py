@@ -58,13 +58,15 @@ class Values:
 
     Attributes:
         flat: (F * M,) ids, M slots per event.
-        following: (F * M,) int64: the next slot with the same id, F * M where there is none, -1 on padding.
+        following: (F * M,): the next slot with the same id, F * M where there is none, -1 on padding.
         slots: M.
+        distinct: the different ids among them, without padding.
     """
 
     flat: np.ndarray
     following: np.ndarray
     slots: int
+    distinct: int
 
 
 def find_repeats(values: np.ndarray) -> Values:
@@ -77,11 +79,13 @@ def find_repeats(values: np.ndarray) -> Values:
         flat.astype(np.uint16) if flat.max(initial=0) < 2**16 else flat
     )  # sorted by radix, many times faster
     order = np.argsort(keys, kind="stable")
-    following = np.full(len(flat), len(flat), dtype=np.int64)
+    kind = np.int32 if len(flat) < 2**31 else np.int64
+    following = np.full(len(flat), len(flat), dtype=kind)
     same = keys[order[1:]] == keys[order[:-1]]
     following[order[:-1][same]] = order[1:][same]
+    distinct = len(flat) - int(same.sum()) - int((flat == 0).any())
     following[flat == 0] = -1
-    return Values(flat, following, values.shape[1] if values.ndim == 2 else 1)
+    return Values(flat, following, values.shape[1] if values.ndim == 2 else 1, distinct)
 
 
 def long_term_sets(where: ShortLong, rows: np.ndarray, values: Values, max_values: int) -> np.ndarray:
@@ -100,24 +104,28 @@ def long_term_sets(where: ShortLong, rows: np.ndarray, values: Values, max_value
         (B, L) int64, right-aligned, padded with 0; 1 <= L <= max_values.
     """
     start, stop = where.long_start[rows] * values.slots, where.short_start[rows] * values.slots
-    result = np.zeros((len(rows), max_values), dtype=np.int64)
+    most = max(min(max_values, values.distinct), 1)
+    result = np.zeros((len(rows), most), dtype=np.int64)
     found = np.zeros(len(rows), dtype=np.int64)
     left = np.flatnonzero(stop > start)
-    seen_from, width = stop.copy(), FIRST_LOOK * max_values
+    seen_from, width = stop.copy(), FIRST_LOOK * most
     while len(left):
         width = min(width, int((seen_from[left] - start[left]).max()))
         index = seen_from[left, None] - np.arange(1, width + 1)
         latest = values.following[np.maximum(index, 0)] >= stop[left, None]
         latest &= index >= start[left, None]
-        place = np.cumsum(latest, axis=1, dtype=np.int32) + found[left, None]
-        row, column = np.nonzero(latest & (place <= max_values))
-        result[left[row], max_values - place[row, column]] = values.flat[index[row, column]]
-        found[left] = place[:, -1]
+        row, column = np.nonzero(latest)
+        counts = np.bincount(row, minlength=len(left))
+        place = np.arange(1, len(row) + 1) + (found[left] - (np.cumsum(counts) - counts))[row]
+        kept = place <= most
+        row, column = row[kept], column[kept]
+        result[left[row], most - place[kept]] = values.flat[index[row, column]]
+        found[left] += counts
         seen_from[left] -= width
-        left = left[(found[left] < max_values) & (seen_from[left] > start[left])]
+        left = left[(found[left] < most) & (seen_from[left] > start[left])]
         width *= 2
-    longest = min(max(int(found.max(initial=1)), 1), max_values)
-    return result[:, max_values - longest :]
+    longest = min(max(int(found.max(initial=1)), 1), most)
+    return result[:, most - longest :]
 
 
 class ShortLongCutter:
