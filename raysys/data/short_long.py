@@ -15,7 +15,7 @@ from raysys.data.history import History, last_positions, take, widen
 from raysys.data.sequences import SessionConfig, run_starts
 from raysys.data.shapes import EVENT, ITEM, SampleShape
 
-FIRST_LOOK = 4
+FIRST_LOOK = 2
 """Positions looked at first, per value wanted: enough for most histories, and doubled for the others."""
 
 
@@ -112,7 +112,7 @@ def long_term_sets(where: ShortLong, rows: np.ndarray, values: Values, max_value
     while len(left):
         width = min(width, int((seen_from[left] - start[left]).max()))
         index = seen_from[left, None] - np.arange(1, width + 1)
-        latest = values.following[np.maximum(index, 0)] >= stop[left, None]
+        latest = values.following.take(index, mode="clip") >= stop[left, None]
         latest &= index >= start[left, None]
         row, column = np.nonzero(latest)
         counts = np.bincount(row, minlength=len(left))
