@@ -30,6 +30,20 @@ from tests.reference.line import prepare_here, run_of
 
 few = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 DAY_S = 86_400
+baskets = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b"]),
+        st.sampled_from(["x", "y", "z", "w", "01", "1"]),
+        st.sampled_from([0, 2, 4, 6, 8, 10, 40, 80]),
+        st.just(0),
+        st.integers(0, 2),
+        st.sampled_from(["s", "t", None]),
+    ),
+    min_size=16,
+    max_size=40,
+)
+rows = st.one_of(rows, baskets)
+"""Scattered events, and baskets of several lines by few users."""
 CATEGORY = {"x": "p", "y": "p", "z": "q", "w": "q", "01": "r", "1": ""}
 TAGS = {"x": "m|n", "y": "n", "z": "", "w": "n|o|m", "01": "o", "1": "m"}
 
