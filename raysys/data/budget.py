@@ -44,9 +44,8 @@ def draw(owner: np.ndarray, place: np.ndarray, user_hash: np.ndarray, budget: in
     for users in np.split(rich, np.flatnonzero(np.diff(block_of)) + 1):
         sizes = counts[users]
         if len(users) == 1:
-            kept[
-                _smallest(keys[users], place, int(ends[users[0]] - sizes[0]), int(ends[users[0]]), budget)
-            ] = True
+            stop = int(ends[users[0]])
+            kept[_smallest(keys[users], place, stop - int(sizes[0]), stop, budget)] = True
             continue
         base = np.cumsum(sizes) - sizes
         rows = np.repeat(ends[users] - sizes - base, sizes) + np.arange(sizes.sum())
@@ -57,8 +56,7 @@ def draw(owner: np.ndarray, place: np.ndarray, user_hash: np.ndarray, budget: in
 
 
 def _smallest(key: np.ndarray, place: np.ndarray, start: int, stop: int, budget: int) -> np.ndarray:
-    """Return the rows of [start, stop) with the smallest hashes, holding a block and the best so far at
-    once."""
+    """Return the rows of [start, stop) with the smallest hashes; in memory are a block and the best so far."""
     rows, hashes = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     for begin in range(start, stop, BLOCK):
         more = np.arange(begin, min(begin + BLOCK, stop))
@@ -75,9 +73,8 @@ def count_samples(
 ) -> dict[str, dict[str, int]]:
     """Return, for each thing that can be a sample, how many users have how many of it (count -> users).
 
-    "target": training events with a history; "event": training events; "session_event": training events
-    whose
-    session has another one. Users without are left out.
+    "target": training events with a history. "event": training events. "session_event": training events
+    whose session has another one. Users without any are left out.
 
     Args:
         offsets: (U + 1,) of the users.
@@ -110,7 +107,7 @@ def num_samples(counts: Mapping[str, Mapping[str, int]], shape: SampleShape, bud
         shape: what is cut.
         budget: samples per user at most; 0: all.
     """
-    name = {"next_item": "target", "sequence": "target", "ratings": "event"}.get(shape.kind, "event")
+    name = "target" if shape.kind in ("next_item", "sequence") else "event"
     if shape.by_session:
         name = "session_event"
     histogram = {int(count): users for count, users in counts[name].items()}

@@ -15,8 +15,7 @@ from raysys.data.shapes import SampleShape
 
 @dataclass(frozen=True)
 class PairSamples:
-    """Training events with at least one other in their user's (or session's) training events, in stored
-    order.
+    """Training events that are not alone among their user's (or session's), in stored order.
 
     Attributes:
         sequences: what they were cut from.

@@ -1,5 +1,4 @@
-"""Training samples with a history, cut from stored sequences while streaming: next item, next n, whole
-sequences.
+"""Training samples with a history, cut while streaming: next item, next n, whole sequences.
 
 Under every shape a history holds only training events that lie strictly before its target's unit. With
 `split.unit = "event"` the events of a user are in a total order and each is its own unit; with "session"
@@ -37,8 +36,7 @@ NEXT_ITEM = SampleShape()
 class Samples(Protocol):
     """Training samples of some sequence files, in stored order.
 
-    `owner` is the (N,) row of each sample's user and `place` its (N,) number among the user's training
-    events.
+    `owner` (N,) is the row of each sample's user, `place` (N,) its number among the user's training events.
     """
 
     @property
@@ -218,11 +216,11 @@ class SequenceSamples:
 def sequence_samples(sequences: Sequences, shape: SampleShape, seed: int = 0) -> SequenceSamples:
     """Return one sample per user with at least one training event that has a history.
 
-    The target of input t is the next training event whose history holds t: under unit = "event" simply
-        the event after it. Under unit = "session" the inputs of a session have the whole next unit ahead
-        of them and nothing of their own; they take its events in turn, the first input the first event,
-        from the start again where it has fewer. No input up to t is of the target's unit, so a causal
-        model sees nothing that it should not.
+    The target of input t is the next training event whose history holds t: under unit = "event" simply the
+    event after it. Under unit = "session" the inputs of a session have the whole next unit ahead of them and
+    nothing of their own; they take its events in turn, the first input the first event, from the start again
+    where it has fewer. No input up to t is of the target's unit, so a causal model sees nothing that it
+    should not.
 
     Args:
         sequences: with the columns that the shape names.

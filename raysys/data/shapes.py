@@ -7,9 +7,8 @@
     ratings    a training event                         user_idx (B,), item_idx (B,), rating (B,)
 
 The fifth shape, the matrix, is not cut into batches: see `raysys.data.interactions`. Ids are int64, 0 is
-padding.
-Histories are right-aligned: the latest event is in the last column. T is the longest history of the batch, at
-most `history_length`, so it differs between batches.
+padding. Histories are right-aligned: the latest event is in the last column. T is the longest history of the
+batch, at most `history_length`, so it differs between batches.
 """
 
 from dataclasses import dataclass
@@ -33,23 +32,19 @@ class SampleShape:
         history_length: longest `history`, the latest events; 0: no `history` in the batch.
         next_items: next_item: how many training events from the target on are in `target`, 0 after the last.
         windows: sequence: of a longer history the latest `history_length` events, or as many from a place
-        that
-            every epoch draws anew.
+            that every epoch draws anew.
         window: pairs: context events on each side of the center.
         by_session: pairs: the context ends with the session; otherwise with the user's training events.
         booked_weight: pairs: `booked` (B,) is the item of the last event of the center's session (or user)
-        with at
-            least this weight, 0 where there is none (Airbnb's global context); 0: no such column.
-        example_age: next_item: `example_age` (B,) float32, days from the target to the newest training event;
-        0 in
-            queries, as when serving (YouTube DNN, sec. 3.3).
+            with at least this weight, 0 where there is none (Airbnb's global context); 0: no such column.
+        example_age: next_item: `example_age` (B,) float32, days from the target to the newest training
+            event; 0 in queries, as when serving (YouTube DNN, sec. 3.3).
         weight: `weight` float32, the target's weight in the log, shaped like `target` (pairs: the center's).
         times: `history_at` (B, T) and `target_at` int64, UTC seconds, 0 where padded; `short_at` likewise.
         user_idx: `user_idx` (B,).
         event_features: event-level features of the history, `history_<feature>` (B, T), and of the session.
         profile_features: user features in the batch, `profile_<feature>`; ["*"] is all of them.
-        session: next_item: cut `short` (B, S), the items of the session, `short_<feature>`, and the long
-        term.
+        session: next_item: cut `short` (B, S), the items of the session, `short_<feature>`, and the sets.
         long_features: the long-term sets `long_<name>` (B, L): "item", an item feature, or "event_<feature>".
     """
 

@@ -154,8 +154,7 @@ class ShortLongCutter:
             self.values[name] = find_repeats(values)
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return `short` (B, S), `short_<feature>` and `short_at` (B, S), and `long_<name>` (B, L) of
-        some rows.
+        """Return `short`, `short_<feature>` and `short_at` (B, S), and `long_<name>` (B, L) of some rows.
 
         S and L are the largest that the rows need, at least 1.
         """
