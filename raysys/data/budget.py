@@ -56,7 +56,7 @@ def draw(owner: np.ndarray, place: np.ndarray, user_hash: np.ndarray, budget: in
 
 
 def _smallest(key: np.ndarray, place: np.ndarray, start: int, stop: int, budget: int) -> np.ndarray:
-    """Return the rows of [start, stop) with the smallest hashes; in memory are a block and the best so far."""
+    """Return the rows of [start, stop) with the smallest hashes, holding one block and the best so far."""
     rows, hashes = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     for begin in range(start, stop, BLOCK):
         more = np.arange(begin, min(begin + BLOCK, stop))

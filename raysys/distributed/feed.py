@@ -1,8 +1,8 @@
 """Training batches cut by Ray Data tasks, so that nodes with CPUs feed workers with GPUs.
 
 The batches are those of `raysys.data.epochs.epoch_batches`, in the same order: one task per chunk, in order,
-each yielding the rank's share of its global batches, one row per batch with every array in NumPy's own format,
-so that shapes and types arrive as they were cut. One pass of Ray Data carries a whole epoch.
+each yielding the rank's share of its global batches, one row per batch with every array in NumPy's own
+format, so that shapes and types arrive as they were cut. One pass of Ray Data carries a whole epoch.
 """
 
 import io
