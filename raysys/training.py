@@ -52,6 +52,9 @@ class TrainingConfig:
     """Events held in memory at once per worker; sequence files are shuffled, read in chunks of about this
     size, and
     samples are shuffled within a chunk."""
+    samples_per_user: int = 0
+    """Training samples of a user in an epoch at most, drawn anew in every epoch, so that heavy users do
+    not outweigh the others (YouTube DNN, sec. 3.3); 0: all."""
     source: Literal["files", "ray_data"] = "files"
     """files: each worker cuts its batches itself. ray_data: Ray Data tasks on CPU nodes cut them. Same
     batches."""
@@ -62,7 +65,15 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "valid_users", "checkpoint_every_steps", "shuffle_events"):
             require(getattr(self, name) >= 1, f"{name}: found {getattr(self, name)}, expected >= 1")
         require(self.learning_rate > 0, f"learning_rate: found {self.learning_rate}, expected > 0")
-        for name in ("weight_decay", "patience", "max_minutes", "max_retries", "clip_norm", "sampler_power"):
+        for name in (
+            "weight_decay",
+            "patience",
+            "max_minutes",
+            "max_retries",
+            "clip_norm",
+            "sampler_power",
+            "samples_per_user",
+        ):
             require(getattr(self, name) >= 0, f"{name}: found {getattr(self, name)}, expected >= 0")
         base, _, k = self.metric.partition("@")
         known = base in ("hit_rate", "recall", "ndcg") and k.isdigit() and int(k) > 0
@@ -96,6 +107,11 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     """Return Adam with decoupled weight decay over every trained parameter."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _num_samples(batch: Mapping[str, Tensor]) -> int:
+    """Return the rows of a batch: of next items and sequences, of pairs, or of ratings."""
+    return len(next(batch[name] for name in ("target", "center", "item_idx") if name in batch))
 
 
 def train_steps(
@@ -133,7 +149,7 @@ def train_steps(
         if config.clip_norm:
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
-        totals.add(values, len(batch["target"]))
+        totals.add(values, _num_samples(batch))
         if after_step(step, totals):
             break
     return totals

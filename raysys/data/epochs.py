@@ -1,11 +1,9 @@
 """Epochs: the order of training samples as a function of (seed, epoch), the same for any number of workers.
 
-An epoch is a seeded permutation of the sequence files, cut into chunks that fit in memory; the samples of a
-chunk are
-permuted and cut into global batches; what is left over at the end of a chunk is dropped, another remainder in
-every
-epoch. A rank takes its own slice of each global batch. A position (epoch, step) is therefore all that
-resuming needs.
+An epoch is a seeded permutation of the sequence files, cut into chunks that fit in memory; the samples of
+a chunk are permuted and cut into global batches; what is left over at the end of a chunk is dropped,
+another remainder in every epoch. A rank takes its own slice of each global batch. A position (epoch,
+step) is therefore all that resuming needs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysys.data.samples import TrainingSamples, load_sequences, training_samples
+from raysys.data.budget import draw
+from raysys.data.history import load_item_columns, load_sequences
+from raysys.data.pairs import pair_samples, rating_samples
+from raysys.data.partitions import hash_text
+from raysys.data.samples import Samples, sequence_samples, training_samples
+from raysys.data.shapes import SampleShape
 from raysys.errors import DataError
-from raysys.seeds import generator
+from raysys.seeds import derive_seed, generator
 from raysys.storage import Folder
 
 
@@ -35,12 +38,14 @@ class EpochPlan:
     """What decides the order of samples.
 
     Attributes:
-        parts: sequence file -> its number of training samples.
+        parts: sequence file -> its number of training samples in an epoch, see `budget.part_samples`.
         events: sequence file -> its number of events.
         batch_size: global batch.
         seed: the run's seed.
         shuffle_events: events of a chunk at most, unless one file has more.
-        history_length: longest history of a batch.
+        shape: what the batches hold.
+        samples_per_user: samples of a user in an epoch at most, drawn anew in each; 0: all.
+        newest_at: UTC seconds of the newest training event, for the example age.
     """
 
     parts: Mapping[str, int]
@@ -48,7 +53,9 @@ class EpochPlan:
     batch_size: int
     seed: int
     shuffle_events: int
-    history_length: int
+    shape: SampleShape
+    samples_per_user: int = 0
+    newest_at: int = 0
 
     def chunks(self, epoch: int) -> list[Chunk]:
         """Return the chunks of an epoch in order."""
@@ -85,9 +92,35 @@ class EpochPlan:
         return steps
 
 
-def read_samples(features: Folder, parts: Sequence[str]) -> TrainingSamples:
-    """Return the training samples of some sequence files, in the order given."""
-    return training_samples(load_sequences(features, [f"sequences/{part}" for part in parts]))
+def read_samples(plan: EpochPlan, parts: Sequence[str], features: Folder, epoch: int) -> Samples:
+    """Return every training sample of some sequence files, in the order given.
+
+    Raises:
+        DataError: the features lack a column that the shape needs.
+    """
+    shape = plan.shape
+    names = [f"sequences/{part}" for part in parts]
+    user_idx = shape.user_idx or shape.kind == "ratings"
+    sequences = load_sequences(features, names, shape.columns, shape.profile_features, user_idx)
+    match shape.kind:
+        case "next_item":
+            items = load_item_columns(features, shape.item_columns)
+            return training_samples(sequences, shape, items, plan.newest_at)
+        case "sequence":
+            return sequence_samples(sequences, shape, derive_seed(plan.seed, "windows", epoch))
+        case "pairs":
+            return pair_samples(sequences, shape)
+        case "ratings":
+            return rating_samples(sequences, shape)
+
+
+def drawn_rows(plan: EpochPlan, samples: Samples, epoch: int) -> np.ndarray:
+    """Return the ascending rows that an epoch has of some samples under the budget of each user."""
+    if not plan.samples_per_user:
+        return np.arange(len(samples))
+    seed = derive_seed(plan.seed, "samples_per_user", epoch)
+    hashes = hash_text(samples.sequences.user_id)
+    return draw(samples.owner, samples.place, hashes, plan.samples_per_user, seed)
 
 
 def chunk_batches(
@@ -96,20 +129,21 @@ def chunk_batches(
     """Yield (step, batch) of one rank for the steps of a chunk from `first_step` on.
 
     Raises:
-        DataError: the files hold another number of samples than the manifest says.
+        DataError: the files hold another number of samples than the manifest says, or lack a column.
     """
-    samples = read_samples(features, chunk.parts)
+    samples = read_samples(plan, chunk.parts, features, chunk.epoch)
+    rows = drawn_rows(plan, samples, chunk.epoch)
     expected = sum(plan.parts[name] for name in chunk.parts)
-    if len(samples) != expected:
+    if len(rows) != expected:
         raise DataError(
-            f"{features.uri}: {len(samples)} training samples in {len(chunk.parts)} sequence files, "
+            f"{features.uri}: {len(rows)} training samples in {len(chunk.parts)} sequence files, "
             f"the manifest says {expected}; run jobs/prepare.py again"
         )
-    order = generator(plan.seed, "samples", chunk.epoch, chunk.number).permutation(len(samples))
+    order = generator(plan.seed, "samples", chunk.epoch, chunk.number).permutation(rows)
     share = plan.batch_size // world
     for step in range(max(chunk.start, first_step), chunk.stop):
         begin = (step - chunk.start) * plan.batch_size + rank * share
-        yield step, samples.batch(order[begin : begin + share], plan.history_length)
+        yield step, samples.batch(order[begin : begin + share])
 
 
 def epoch_batches(

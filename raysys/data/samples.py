@@ -1,208 +1,249 @@
-"""Samples cut from stored sequences while streaming: next-item batches for training, queries for evaluation.
+"""Training samples with a history, cut while streaming: next item, next n, whole sequences.
 
-Histories are right-aligned: the latest event is in the last column, padding (0) on the left, so "the n-th
-event
-before the target" is the same column in every batch.
+Under every shape a history holds only training events that lie strictly before its target's unit. With
+`split.unit = "event"` the events of a user are in a total order and each is its own unit; with "session"
+a unit is a session, and nothing of it, nor of another one that starts at the same second, is shown to its
+events.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from raysys.data.parsing import combine
-from raysys.data.splits import TEST, TRAIN, VALID, VISIBLE
-from raysys.storage import Folder
+from raysys.data.budget import uniform
+from raysys.data.history import (
+    History,
+    Sequences,
+    Visible,
+    history_of,
+    last_positions,
+    take,
+    user_columns,
+    visible_events,
+)
+from raysys.data.partitions import hash_text
+from raysys.data.shapes import EVENT, SampleShape
+from raysys.data.short_long import ShortLongCutter
+from raysys.data.splits import TRAIN
 
-PART_ROLE = {"train": TRAIN, "valid": VALID, "test": TEST}
+DAY_S = 86_400
+NEXT_ITEM = SampleShape()
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Rows of sequence files as flat arrays.
+class Samples(Protocol):
+    """Training samples of some sequence files, in stored order.
 
-    Attributes:
-        user_id: (U,) text.
-        offsets: (U + 1,) int64.
-        events: name -> (E,) array: item_idx, cut, role, session, long_start, at, event_<feature>.
-        profile: name -> (U,) or (U, L) array.
+    `owner` (N,) is the row of each sample's user, `place` (N,) its number among the user's training events.
     """
-
-    user_id: pa.Array
-    offsets: np.ndarray
-    events: dict[str, np.ndarray]
-    profile: dict[str, np.ndarray]
 
     @property
-    def num_users(self) -> int:
-        return len(self.offsets) - 1
+    def sequences(self) -> Sequences: ...
+
+    @property
+    def owner(self) -> np.ndarray: ...
+
+    @property
+    def place(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the arrays of some samples, by name; the first axis is that of the rows."""
+        ...
 
 
-def load_sequences(
-    folder: Folder, names: Sequence[str], events: Sequence[str] = ("item_idx", "cut", "role")
-) -> Sequences:
-    """Read sequence files, in the order given, with the named event columns and every profile column."""
-    tables: list[pa.Table] = []
-    for name in names:
-        with folder.open_input(name) as file:
-            parquet = pq.ParquetFile(file)
-            profile = [column for column in parquet.schema_arrow.names if column.startswith("profile_")]
-            tables.append(parquet.read(columns=["user_id", *events, *profile]))
-    table = pa.concat_tables(tables).combine_chunks()
-    first = combine(table.column(events[0]))
-    lengths = np.asarray(pc.list_value_length(first).to_numpy(zero_copy_only=False)).astype(np.int64)
-    columns = {name: np.asarray(pc.list_flatten(combine(table.column(name))).to_numpy()) for name in events}
-    profiles: dict[str, np.ndarray] = {}
-    for name in table.schema.names:
-        if name.startswith("profile_"):
-            column = combine(table.column(name))
-            if pa.types.is_fixed_size_list(column.type):
-                flat = np.asarray(column.flatten().to_numpy())
-                profiles[name] = flat.reshape(len(column), column.type.list_size)
-            else:
-                profiles[name] = np.asarray(column.to_numpy())
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Sequences(combine(table.column("user_id")), offsets, columns, profiles)
+class Inputs:
+    """What a batch shows of histories, for training and queries alike."""
+
+    def __init__(self, history: History, shape: SampleShape, items: Mapping[str, np.ndarray]) -> None:
+        self.history, self.shape = history, shape
+        self.short_long = ShortLongCutter(history, shape, items) if shape.session is not None else None
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `history` (B, T) and what the shape names beside it."""
+        columns: dict[str, np.ndarray] = {}
+        history, events = self.history, self.history.events
+        if self.shape.history_length:
+            index, real = last_positions(history.start[rows], history.stop[rows], self.shape.history_length)
+            columns["history"] = take(events["item_idx"], index, real)
+            for name in self.shape.event_features:
+                columns[f"history_{name}"] = take(events[f"{EVENT}{name}"], index, real)
+            if self.shape.times:
+                columns["history_at"] = take(events["at"], index, real)
+        if self.short_long:
+            columns.update(self.short_long.batch(rows))
+        return columns
+
+
+def target_columns(
+    events: Mapping[str, np.ndarray], index: np.ndarray, real: np.ndarray, shape: SampleShape, newest_at: int
+) -> dict[str, np.ndarray]:
+    """Return `target` and what the shape names beside it, of the events at some positions."""
+    columns = {"target": take(events["item_idx"], index, real)}
+    if shape.weight:
+        columns["weight"] = take(events["weight"], index, real)
+    if shape.times:
+        columns["target_at"] = take(events["at"], index, real)
+    if shape.example_age:
+        first = index if index.ndim == 1 else index[:, 0]
+        columns["example_age"] = (np.maximum(newest_at - events["at"][first], 0) / DAY_S).astype(np.float32)
+    return columns
 
 
 @dataclass(frozen=True)
-class History:
-    """The events that histories may hold, flat, and where each requested history ends.
+class NextItemSamples:
+    """Every training target of some sequence files that has a history, in stored order.
 
     Attributes:
-        events: name -> (F,) array of visible events.
-        start: (N,) int64 flat position of the user's first visible event.
-        stop: (N,) int64 flat position after the last visible event before the target.
-        user: (N,) int64 row of the user.
+        sequences: what they were cut from.
+        visible: the training events.
+        history: N histories.
+        position: (N,) int64 positions of the targets in `visible`.
+        shape, items, newest_at: see `training_samples`.
     """
 
-    events: dict[str, np.ndarray]
-    start: np.ndarray
-    stop: np.ndarray
-    user: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def window(self, rows: np.ndarray, length: int, name: str = "item_idx") -> np.ndarray:
-        """Return (len(rows), T) int64, the last events of each history; T <= length is the longest one
-        needed."""
-        stop, start = self.stop[rows], self.start[rows]
-        longest = int(np.minimum(stop - start, length).max(initial=1))
-        index = stop[:, None] + np.arange(-max(longest, 1), 0)
-        values = self.events[name]
-        if not len(values):
-            return np.zeros(index.shape, dtype=np.int64)
-        return np.where(index >= start[:, None], values[np.maximum(index, 0)], 0).astype(np.int64)
-
-
-def _visible(sequences: Sequences, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mask of events that histories of `part` may hold, and the (E + 1,) running count of them."""
-    visible = np.isin(sequences.events["role"], VISIBLE[part])
-    return visible, np.concatenate([[0], np.cumsum(visible)])
-
-
-def _history(sequences: Sequences, part: str, targets: np.ndarray) -> History:
-    """Return the histories of the events at flat positions `targets`."""
-    visible, count = _visible(sequences, part)
-    user = np.searchsorted(sequences.offsets, targets, side="right") - 1
-    base = sequences.offsets[user]
-    events = {name: values[visible] for name, values in sequences.events.items()}
-    if "long_start" in events:  # a position within the user's stored events becomes one among the visible
-        owner = np.repeat(sequences.offsets[:-1], np.diff(sequences.offsets))[visible]
-        events["long_start"] = count[owner + events["long_start"]]
-    return History(events, count[base], count[base + sequences.events["cut"][targets]], user)
-
-
-@dataclass(frozen=True)
-class TrainingSamples:
-    """Every training target of some sequence files that has a history, in stored order."""
-
+    sequences: Sequences
+    visible: Visible
     history: History
-    target: np.ndarray
-    profile: dict[str, np.ndarray]
+    position: np.ndarray
+    shape: SampleShape
+    items: Mapping[str, np.ndarray]
+    newest_at: int
 
     def __len__(self) -> int:
-        return len(self.target)
+        return len(self.position)
 
-    def batch(self, rows: np.ndarray, history_length: int) -> dict[str, np.ndarray]:
-        """Return a next-item batch: history (B, T) int64, target (B,) int64, profile_* as stored."""
-        users = self.history.user[rows]
+    @property
+    def owner(self) -> np.ndarray:
+        return self.history.user
+
+    @property
+    def place(self) -> np.ndarray:
+        return self.position - self.history.start
+
+    @property
+    def target(self) -> np.ndarray:
+        """(N,) item_idx of the targets."""
+        return self.history.events["item_idx"][self.position]
+
+    @cached_property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.history, self.shape, self.items)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `history` (B, T), `target` (B,) or (B, n), `profile_*` and what else the shape names."""
+        users, index = self.history.user[rows], self.position[rows]
+        real = np.ones(len(rows), dtype=bool)
+        if self.shape.next_items > 1:
+            index = index[:, None] + np.arange(self.shape.next_items)
+            real = index < self.visible.offsets[users + 1][:, None]
+        events = self.history.events
         return {
-            "history": self.history.window(rows, history_length),
-            "target": self.target[rows].astype(np.int64),
-            **{name: widen(values[users]) for name, values in self.profile.items()},
+            **self._inputs.batch(rows),
+            **target_columns(events, index, real, self.shape, self.newest_at),
+            **user_columns(self.sequences, users, self.shape.user_idx),
         }
 
 
-def training_samples(sequences: Sequences) -> TrainingSamples:
-    """Return the samples of the role `train`: each event whose history holds at least one event."""
+def training_samples(
+    sequences: Sequences,
+    shape: SampleShape = NEXT_ITEM,
+    items: Mapping[str, np.ndarray] | None = None,
+    newest_at: int = 0,
+) -> NextItemSamples:
+    """Return the samples of the role `train`: each event whose history holds at least one event.
+
+    With `next_items` = n the target holds the event and the n - 1 training events of its user that follow
+    it, 0 where there are no more.
+
+    Args:
+        sequences: with the columns that the shape names.
+        shape: what batches hold.
+        items: the shape's `item_columns`, aligned to item_idx.
+        newest_at: UTC seconds of the newest training event of the whole log, for the example age.
+    """
+    visible = visible_events(sequences, "train")
     targets = np.flatnonzero(sequences.events["role"] == TRAIN)
-    history = _history(sequences, "train", targets)
-    usable = history.stop > history.start
+    history = history_of(sequences, visible, targets)
+    usable = np.flatnonzero(history.stop > history.start)
     kept = History(history.events, history.start[usable], history.stop[usable], history.user[usable])
-    return TrainingSamples(kept, sequences.events["item_idx"][targets[usable]], sequences.profile)
+    # targets and visible events are both the events of the role `train`, in stored order
+    return NextItemSamples(sequences, visible, kept, usable, shape, items or {}, newest_at)
 
 
 @dataclass(frozen=True)
-class Queries:
-    """One query per user with something held out in a part.
+class SequenceSamples:
+    """One sample per user: inputs, and per input the training event that is to follow, in stored order.
 
     Attributes:
-        user_id: (Q,) text.
-        history: what the user did before the first held-out unit.
-        truth_offsets, truth_items: distinct held-out items per query, ascending.
-        seen_offsets, seen_items: distinct items of the whole history per query, ascending.
-        profile: name -> (Q,) or (Q, L).
+        sequences: what they were cut from.
+        history: N ranges of inputs, those that have a target.
+        following: (F,) int64: the position of each visible event's target; only meaningful inside the ranges.
+        shape: what batches hold.
     """
 
-    user_id: pa.Array
+    sequences: Sequences
     history: History
-    truth_offsets: np.ndarray
-    truth_items: np.ndarray
-    seen_offsets: np.ndarray
-    seen_items: np.ndarray
-    profile: dict[str, np.ndarray]
+    following: np.ndarray
+    shape: SampleShape
 
     def __len__(self) -> int:
         return len(self.history)
 
-    def batch(self, rows: np.ndarray, history_length: int) -> dict[str, np.ndarray]:
-        """Return history (B, T) int64 and profile_* of some queries."""
-        window = self.history.window(rows, history_length)
-        return {"history": window, **{name: widen(values[rows]) for name, values in self.profile.items()}}
+    @property
+    def owner(self) -> np.ndarray:
+        return self.history.user
+
+    @property
+    def place(self) -> np.ndarray:
+        return np.zeros(len(self), dtype=np.int64)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `history` and `target` (B, T), `profile_*` and what else the shape names."""
+        history, events = self.history, self.history.events
+        index, real = last_positions(history.start[rows], history.stop[rows], self.shape.history_length)
+        after = self.following[np.maximum(index, 0)]
+        return {
+            **Inputs(history, self.shape, {}).batch(rows),
+            **target_columns(events, after, real, self.shape, 0),
+            **user_columns(self.sequences, history.user[rows], self.shape.user_idx),
+        }
 
 
-def queries_of(sequences: Sequences, part: str) -> Queries:
-    """Return the queries of the part "valid" or "test"."""
-    held_out = np.flatnonzero(sequences.events["role"] == PART_ROLE[part])
-    owner = np.searchsorted(sequences.offsets, held_out, side="right") - 1
-    users, first = np.unique(owner, return_index=True)
-    history = _history(sequences, part, held_out[first])
-    truth_offsets, truth = _distinct(
-        np.searchsorted(users, owner), sequences.events["item_idx"][held_out], len(users)
-    )
-    sizes = history.stop - history.start
-    query = np.repeat(np.arange(len(users)), sizes)
-    position = (
-        np.repeat(history.start, sizes) + np.arange(len(query)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    )
-    seen_offsets, seen = _distinct(query, history.events["item_idx"][position], len(users))
-    rows = pa.array(users)
-    profile = {name: values[users] for name, values in sequences.profile.items()}
-    return Queries(sequences.user_id.take(rows), history, truth_offsets, truth, seen_offsets, seen, profile)
+def sequence_samples(sequences: Sequences, shape: SampleShape, seed: int = 0) -> SequenceSamples:
+    """Return one sample per user with at least one training event that has a history.
 
+    The target of input t is the next training event whose history holds t: under unit = "event" simply the
+    event after it. Under unit = "session" the inputs of a session have the whole next unit ahead of them and
+    nothing of their own; they take its events in turn, the first input the first event, from the start again
+    where it has fewer. No input up to t is of the target's unit, so a causal model sees nothing that it
+    should not.
 
-def _distinct(query: np.ndarray, items: np.ndarray, num_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return offsets and ascending distinct items per query."""
-    pairs = np.unique(query.astype(np.int64) << 32 | items.astype(np.int64))
-    offsets = np.searchsorted(pairs, np.arange(num_queries + 1, dtype=np.int64) << 32)
-    return offsets, pairs & 0xFFFFFFFF
-
-
-def widen(values: np.ndarray) -> np.ndarray:
-    """Return ids as int64, which torch indexes with; numbers stay float32."""
-    return values.astype(np.int64) if values.dtype.kind == "i" else values
+    Args:
+        sequences: with the columns that the shape names.
+        shape: `windows` = "random" moves the window of a user with more than `history_length` inputs.
+        seed: of these draws; one per epoch.
+    """
+    visible = visible_events(sequences, "train")
+    targets = np.flatnonzero(sequences.events["role"] == TRAIN)
+    history = history_of(sequences, visible, targets)
+    total = len(targets)
+    # `stop` never falls, so the first event that has input t in its history is found by bisection
+    first = np.searchsorted(history.stop, np.arange(total), side="right")
+    inside = np.minimum(first, total - 1)
+    last = np.searchsorted(history.stop, history.stop[inside], side="right") if total else first
+    turn = np.arange(total) - history.stop[inside - 1]
+    following = inside + turn % np.maximum(last - inside, 1)
+    filled = np.flatnonzero(np.diff(visible.offsets) > 0)
+    start = visible.offsets[filled]
+    stop = history.stop[visible.offsets[filled + 1] - 1]
+    used = stop > start
+    users, start, stop = filled[used], start[used], stop[used]
+    if shape.windows == "random":
+        spare = np.maximum(stop - start - shape.history_length, 0)
+        drawn = uniform(hash_text(sequences.user_id)[users], seed)
+        stop = stop - np.floor(drawn * (spare + 1)).astype(np.int64)
+    return SequenceSamples(sequences, History(visible.events, start, stop, users), following, shape)

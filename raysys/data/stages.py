@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysys.data.append import DUPLICATES, EVENTS, Base, Counts, by_row
+from raysys.data.budget import count_samples
 from raysys.data.core import Core, value_counts
 from raysys.data.description import describe
 from raysys.data.events import REJECTED_SCHEMA, check_columns, event_schema, normalise
@@ -184,13 +185,15 @@ def draft_sequences(
     with staged.open_output(f"drafts/{part}") as file, pa.ipc.new_file(file, draft.schema) as writer:
         writer.write_table(draft)
     offsets, role = windows.timeline.offsets, windows.role
-    train = role == TRAIN
+    train, has_history = role == TRAIN, windows.has_history("train")
     per_user = np.add.reduceat(np.append(train, False), offsets[:-1], dtype=np.int64)
     return {
         "read": read.num_rows,
         "events": table.num_rows,
         "train": int(train.sum()),
-        "samples": int((train & windows.has_history("train")).sum()),
+        "samples": int((train & has_history).sum()),
+        "sample_counts": count_samples(offsets, windows.session, train, has_history),
+        "newest_train_at": int(windows.timeline.at[train].max(initial=0)),
         "sessions": int((windows.session[offsets[1:] - 1] + 1).sum()),
         "queries": {
             name: len(np.unique(np.searchsorted(offsets, np.flatnonzero(role == value), side="right")))

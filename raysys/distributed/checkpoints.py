@@ -21,9 +21,10 @@ from torch import nn
 
 from raysys import config as configuration
 from raysys.catalog import Catalog, load_catalog
+from raysys.data.shapes import SampleShape
 from raysys.errors import ManifestError
 from raysys.manifest import Manifest, read_manifest
-from raysys.models import build_model
+from raysys.models import build_model, sample_shape
 from raysys.run import RunConfig, read_run
 from raysys.schema import NUM_RESERVED, Schema
 from raysys.storage import Folder, replacing
@@ -149,6 +150,11 @@ class Trained:
     run: RunConfig
     manifest: Manifest
     state: State
+
+    @property
+    def shape(self) -> SampleShape:
+        """What the model's batches hold."""
+        return sample_shape(self.run.model_name, self.run.model, self.run.session)
 
 
 def load_trained(checkpoint: Folder, features: Folder) -> Trained:

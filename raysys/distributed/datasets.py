@@ -215,6 +215,10 @@ def _describe(
         "vocabularies": {name: vocabulary.digest for name, vocabulary in vocabularies.items()},
         "part_events": {name: part["events"] for name, part in zip(shuffled.parts, counts, strict=True)},
         "part_samples": {name: part["samples"] for name, part in zip(shuffled.parts, counts, strict=True)},
+        "part_sample_counts": {
+            name: part["sample_counts"] for name, part in zip(shuffled.parts, counts, strict=True)
+        },
+        "newest_train_at": max(part["newest_train_at"] for part in counts),
         "schema": Schema(features=tuple(described)).to_table(),
         "split": configuration.to_table(run.split),
         "session": configuration.to_table(run.session),

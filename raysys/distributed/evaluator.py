@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from raysys import __version__
 from raysys import config as configuration
-from raysys.data.samples import load_sequences, queries_of
+from raysys.data.queries import read_queries
 from raysys.distributed.checkpoints import KIND as CHECKPOINT
 from raysys.distributed.checkpoints import Trained, load_trained
 from raysys.distributed.cluster import run_tasks
@@ -139,7 +139,7 @@ def _index_figures(
     depth, recall = run.evaluation.depth, 1.0
     if manifest.info["kind"] not in ("exact", "flat"):
         part = sorted(features.info["part_events"])[0]
-        queries = queries_of(load_sequences(out / "features", [f"sequences/{part}"]), run.evaluation.part)
+        queries = read_queries(out / "features", part, run.evaluation.part, trained.shape)
         rows = np.arange(min(len(queries), RECALL_SAMPLE))
         exact = local_index(trained.model, features.info["items"], trained.run.model.embedding_dim, "cpu")
         answers = [

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raysys.data.partitions import hash_text
-from raysys.data.samples import Queries, load_sequences, queries_of
+from raysys.data.queries import Queries, read_queries
 from raysys.distributed.checkpoints import Trained
 from raysys.distributed.validation import ragged_rows, retrieve
 from raysys.manifest import read_manifest
@@ -35,8 +35,7 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
     parts = sorted(manifest.info["part_events"])
     shown: list[dict[str, Any]] = []
     for part in parts:
-        columns = ("item_idx", "cut", "role", "at")
-        queries = queries_of(load_sequences(features, [f"sequences/{part}"], columns), run.evaluation.part)
+        queries = read_queries(features, part, run.evaluation.part, trained.shape, ("at",))
         long_enough = queries.history.stop - queries.history.start >= MIN_HISTORY
         order = np.argsort(hash_text(queries.user_id), kind="stable")
         rows = order[long_enough[order]][: run.evaluation.sample_users - len(shown)]
@@ -50,7 +49,7 @@ def _explain(
     row: int, queries: Queries, run: RunConfig, trained: Trained, index: Any, names: list[list[Any]]
 ) -> dict[str, Any]:
     rows, length = np.array([row]), trained.run.model.history_length
-    arrays = queries.batch(rows, length)
+    arrays = queries.batch(rows)
     batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
     history = arrays["history"][0]
     at = queries.history.window(rows, length, "at")[0]

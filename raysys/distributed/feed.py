@@ -1,10 +1,11 @@
 """Training batches cut by Ray Data tasks, so that nodes with CPUs feed workers with GPUs.
 
 The batches are those of `raysys.data.epochs.epoch_batches`, in the same order: one task per chunk, in order,
-each
-yielding the rank's share of its global batches. One pass of Ray Data carries a whole epoch.
+each yielding the rank's share of its global batches, one row per batch with every array in NumPy's own
+format, so that shapes and types arrive as they were cut. One pass of Ray Data carries a whole epoch.
 """
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ import ray.data
 
 from raysys.data.epochs import Chunk, EpochPlan, chunk_batches
 from raysys.storage import Folder
+
+STEP = "step"
 
 
 def ray_data_batches(
@@ -40,12 +43,9 @@ def ray_data_batches(
             "world": world,
         },
     )
-    share = plan.batch_size // world
-    for block in dataset.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2):
-        batch = {name: _dense(block.column(name)) for name in block.schema.names if name != "step"}
-        longest = max(int((batch["history"] != 0).sum(axis=1).max()), 1)
-        batch["history"] = np.ascontiguousarray(batch["history"][:, -longest:])
-        yield block.column("step")[0].as_py(), batch
+    for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2):
+        arrays = {name: row.column(name)[0] for name in row.schema.names if name != STEP}
+        yield row.column(STEP)[0].as_py(), {name: _array(value) for name, value in arrays.items()}
 
 
 def _cut(
@@ -59,22 +59,15 @@ def _cut(
 ) -> Iterator[pa.Table]:
     for number in block.column("item").to_pylist():
         for step, batch in chunk_batches(plan, chunks[number], features, first_step, rank, world):
-            history = batch["history"]
-            padded = np.zeros((len(history), plan.history_length), dtype=np.int64)
-            padded[:, plan.history_length - history.shape[1] :] = history
-            arrays = {**batch, "history": padded, "step": np.full(len(history), step, dtype=np.int64)}
-            yield pa.table({name: _column(values) for name, values in arrays.items()})
+            columns = {name: pa.array([_bytes(values)], pa.large_binary()) for name, values in batch.items()}
+            yield pa.table({STEP: pa.array([step], pa.int64()), **columns})
 
 
-def _column(values: np.ndarray) -> pa.Array:
-    if values.ndim == 1:
-        return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+def _bytes(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
 
 
-def _dense(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    array = array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
-    if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size).copy()
-    return array.to_numpy(zero_copy_only=False).copy()
+def _array(value: pa.Scalar) -> np.ndarray:
+    return np.load(io.BytesIO(value.as_buffer()), allow_pickle=False)

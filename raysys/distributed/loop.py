@@ -17,11 +17,13 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from raysys.data.budget import part_samples
 from raysys.data.epochs import EpochPlan, epoch_batches
+from raysys.data.shapes import SampleShape
 from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
 from raysys.distributed.validation import validate
 from raysys.manifest import Manifest
-from raysys.models import build_model
+from raysys.models import build_model, sample_shape
 from raysys.nn.negatives import NegativeSampler
 from raysys.run import RunConfig
 from raysys.seeds import derive_seed
@@ -42,15 +44,21 @@ class Job:
     out: Folder
 
     @property
+    def shape(self) -> SampleShape:
+        return sample_shape(self.run.model_name, self.run.model, self.run.session)
+
+    @property
     def plan(self) -> EpochPlan:
         training = self.run.training
         return EpochPlan(
-            parts=self.manifest.info["part_samples"],
+            parts=part_samples(self.manifest.info, self.shape, training.samples_per_user),
             events=self.manifest.info["part_events"],
             batch_size=training.batch_size,
             seed=training.seed,
             shuffle_events=training.shuffle_events,
-            history_length=self.run.model.history_length,
+            shape=self.shape,
+            samples_per_user=training.samples_per_user,
+            newest_at=self.manifest.info.get("newest_train_at", 0),
         )
 
 

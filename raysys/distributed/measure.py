@@ -12,7 +12,7 @@ import torch
 
 from raysys.catalog import Catalog
 from raysys.data.partitions import hash_text
-from raysys.data.samples import Queries, load_sequences, queries_of
+from raysys.data.queries import Queries, read_queries
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of, load_trained
 from raysys.distributed.index import ShardedIndex
@@ -61,7 +61,7 @@ def measure_part(part: str, job: Job) -> Measured:
     manifest = read_manifest(features, "features", "prepare")
     catalog = catalog_of(features, manifest)
     trained = load_trained(job.out / "checkpoint", features)
-    queries = queries_of(load_sequences(features, [f"sequences/{part}"]), run.evaluation.part)
+    queries = read_queries(features, part, run.evaluation.part, trained.shape)
     candidates, search_s = retrieve_all(trained, queries, run, job.index)
     truth = (queries.truth_offsets, queries.truth_items.astype(np.int64))
     totals = {"model": MetricTotals(run.evaluation, catalog.num_candidates)}
@@ -71,9 +71,7 @@ def measure_part(part: str, job: Job) -> Measured:
         totals[name].add(answer, truth)
     _write_recommendations(job, part, queries, candidates)
     health = (
-        measure_health(trained, queries, candidates, run)
-        if isinstance(trained.model, InterestModel)
-        else None
+        measure_health(trained, queries, candidates) if isinstance(trained.model, InterestModel) else None
     )
     lengths = np.diff(queries.seen_offsets)
     popularity = _by_popularity(run.evaluation, candidates, queries, catalog)
@@ -111,17 +109,15 @@ def baselines(queries: Queries, run: RunConfig, catalog: Catalog) -> dict[str, C
     return {"random": chance.top(depth), "popular": popular.top(depth)}
 
 
-def measure_health(
-    trained: Trained, queries: Queries, candidates: Candidates, run: RunConfig
-) -> InterestHealth:
+def measure_health(trained: Trained, queries: Queries, candidates: Candidates) -> InterestHealth:
     """Return the interest health of the queries' users; an interest wins where it scores the first candidate
     best."""
-    model, length = trained.model, trained.run.model.history_length
+    model = trained.model
     health: InterestHealth | None = None
     with torch.inference_mode():
         for start in range(0, len(queries), BATCH):
             rows = np.arange(start, min(start + BATCH, len(queries)))
-            batch = {k: torch.from_numpy(v) for k, v in queries.batch(rows, length).items()}
+            batch = {k: torch.from_numpy(v) for k, v in queries.batch(rows).items()}
             vectors, active = (tensor.numpy() for tensor in model.encode_users(batch))
             couplings = model.couplings(batch).numpy()
             first = candidates.item_idx[rows, 0]

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from raysys.data.partitions import hash_text
-from raysys.data.samples import Queries, load_sequences, queries_of
+from raysys.data.queries import Queries, read_queries
 from raysys.evaluation.metrics import METRICS
 from raysys.manifest import Manifest
+from raysys.models import sample_shape
 from raysys.models.contract import VectorModel
 from raysys.retrieval.candidates import Candidates
 from raysys.retrieval.index import ExactIndex
@@ -39,9 +40,10 @@ def validate(
     index = local_index(model, manifest.info["items"], run.model.embedding_dim, rank.device)
     retriever = VectorRetriever(model, index, rank.device)
     totals = np.zeros(len(names) + 1)
+    shape = sample_shape(run.model_name, run.model, run.session)
     share = run.training.valid_users / manifest.info["queries"]["valid"]
     for part in sorted(manifest.info["part_events"]):
-        queries = queries_of(load_sequences(features, [f"sequences/{part}"]), "valid")
+        queries = read_queries(features, part, "valid", shape)
         rows = sampled_rows(queries, share, run.training.seed)[rank.rank :: rank.world]
         for chosen in batches_by_seen(queries, rows, BATCH):
             candidates = retrieve(retriever, queries, chosen, run, k)
@@ -91,7 +93,7 @@ def retrieve(
     retriever: VectorRetriever, queries: Queries, rows: np.ndarray, run: RunConfig, k: int
 ) -> Candidates:
     """Return the candidates of some queries under the run's rule for seen items."""
-    arrays = queries.batch(rows, run.model.history_length)
+    arrays = queries.batch(rows)
     batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
     seen = ragged_rows(queries.seen_offsets, queries.seen_items, rows) if run.split.filter_seen else None
     return retriever.retrieve(batch, k, seen)

@@ -8,12 +8,15 @@ from torch import nn
 
 from raysys.catalog import Catalog
 from raysys.config import read, suggest
+from raysys.data.sequences import SessionConfig
+from raysys.data.shapes import SampleShape
 from raysys.errors import ConfigError
 from raysys.models.mind import Mind, MindConfig
 
 
 class ModelEntry(NamedTuple):
-    """A config dataclass and the module built as `model(config, catalog, loss=..., seed=...)`."""
+    """A config dataclass and the module built as `model(config, catalog, loss=..., seed=...)`; see
+    `contract.GradientModel`."""
 
     config: type
     model: type[nn.Module]
@@ -72,6 +75,12 @@ def read_model_config(table: Mapping[str, Any], path: str = "model") -> tuple[st
         )
     own = {key: value for key, value in table.items() if key not in ("name", "preset")}
     return name, read(MODELS[name].config, {**PRESETS[name][preset], **own}, path)
+
+
+def sample_shape(name: str, config: Any, session: SessionConfig) -> SampleShape:
+    """Return what batches of a model hold, in training and in queries; `session` is the run's `[session]`."""
+    model: Any = MODELS[name].model
+    return model.samples(config, session)
 
 
 def build_model(name: str, config: Any, catalog: Catalog, loss: str, seed: int) -> nn.Module:

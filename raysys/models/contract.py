@@ -5,15 +5,18 @@ Shape suffixes: B batch, T history, K interests, D vector.
 """
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-Batch = Mapping[str, Tensor]
-"""Named tensors of one step. A next-item batch holds
+from raysys.data.sequences import SessionConfig
+from raysys.data.shapes import SampleShape
 
-    history      (B, T) int64    item_idx, oldest first, padded with 0 on the left, so the latest item is at T
-    - 1
+Batch = Mapping[str, Tensor]
+"""Named tensors of one step. What it holds is declared by the model as a
+`raysys.data.shapes.SampleShape`; by default
+
+    history      (B, T) int64    item_idx, oldest first, padded with 0 on the left: the latest is at T - 1
     target       (B,) int64      item_idx to predict (training only)
     profile_*    (B,) int64, (B, L) int64 or (B,) float32   one per user feature
     negatives    (N,) int64      item_idx shared by the whole global batch (training with a sampled loss only)
@@ -24,6 +27,11 @@ Batch = Mapping[str, Tensor]
 @runtime_checkable
 class GradientModel(Protocol):
     """An `nn.Module` built as `Model(config, catalog, seed=...)`, learning by gradient descent."""
+
+    @staticmethod
+    def samples(config: Any, session: SessionConfig) -> SampleShape:
+        """Return what the model's batches hold, as a function of its config and the run's `[session]`."""
+        ...
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return {"loss": scalar, ...}; further scalars are logged. This is the training loss and nothing

@@ -18,7 +18,7 @@ Shape suffixes: B batch, T history, K interests, V catalogue, D vector, N negati
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from torch.nn import functional
 
 from raysys.catalog import Catalog
 from raysys.config import require
+from raysys.data.sequences import SessionConfig
+from raysys.data.shapes import SampleShape
 from raysys.models.contract import Batch
 from raysys.nn.attention import label_aware_attention
 from raysys.nn.capsule import BehaviourToInterestRouting
@@ -100,9 +102,6 @@ class Mind(nn.Module):
         ConfigError: an unknown loss, or a feature name that the catalog does not have.
     """
 
-    samples: ClassVar[str] = "next_item"
-    """The shape of training samples that `forward` takes."""
-
     def __init__(
         self, config: MindConfig, catalog: Catalog, loss: Loss = "sampled_softmax", seed: int = 0
     ) -> None:
@@ -124,6 +123,11 @@ class Mind(nn.Module):
             seed=seed,
         )
         self.layers = Mlp(dim + self.profile.dim, config.hidden_dims, dim, dropout=config.dropout, seed=seed)
+
+    @staticmethod
+    def samples(config: MindConfig, session: SessionConfig) -> SampleShape:
+        """Return the shape of the samples that `forward` and `encode_users` take."""
+        return SampleShape(history_length=config.history_length, profile_features=config.profile_features)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return {"loss": scalar}.

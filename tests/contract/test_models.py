@@ -100,7 +100,6 @@ def test_an_unknown_loss_or_model_is_refused(name):
 @each_loss
 def test_shapes_and_types(name, loss):
     model, batch = build(name, loss), small_batch()
-    assert model.samples == "next_item"
     value = model(batch)["loss"]
     assert value.shape == ()
     assert value.dtype == torch.float32

@@ -121,6 +121,19 @@ def test_dropout_resumes_to_the_bit(prepared, tmp_path):
     assert largest_difference(weights_of(tmp_path / "cut"), whole) == 0.0
 
 
+def test_a_budget_per_user_is_the_same_draw_for_any_workers_sources_and_interruptions(prepared, tmp_path):
+    budget = ("training.samples_per_user=4", "training.epochs=2")
+    whole, state = trained(prepared, tmp_path / "whole", *budget)
+    assert state["samples"] == 2 * (120 * 4 // 64) * 64  # 120 users with four samples each
+    job = job_of(prepared, tmp_path / "cut", *budget)
+    ResumeFolder(job.out).open({"training": job.run.training_digest, "features": job.manifest.digest})
+    train_loop(job, Rank(0, 1, "cpu", lambda line: None, lambda: True, lambda metrics, path: None))
+    train(job.run, job.out)
+    assert largest_difference(weights_of(tmp_path / "cut"), whole) == 0.0
+    others = ("cluster.workers=2", "training.source=ray_data")
+    assert largest_difference(trained(prepared, tmp_path / "ray", *budget, *others)[0], whole) < TOLERANCE
+
+
 def test_a_killed_worker_costs_no_more_than_the_steps_since_the_checkpoint(prepared, in_process, tmp_path):
     job = job_of(prepared, tmp_path, "cluster.workers=2", "training.epochs=3")
     killed = []

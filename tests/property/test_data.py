@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from raysys.data import epochs, samples
+from raysys.data import epochs
+from raysys.data.history import History
 from raysys.data.partitions import hash_rows, hash_text, sort_events
+from raysys.data.shapes import SampleShape
 from raysys.data.stages import Core
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed import datasets
@@ -370,7 +372,7 @@ def test_training_order_is_a_function_of_seed_and_epoch(
             batch_size=batch_size,
             seed=seed,
             shuffle_events=shuffle_events,
-            history_length=4,
+            shape=SampleShape(history_length=4),
         )
         folder = Folder(path)
 
@@ -407,7 +409,7 @@ def test_epochs_and_seeds_give_other_orders(tmp_path):
             batch_size=8,
             seed=seed,
             shuffle_events=10**6,
-            history_length=4,
+            shape=SampleShape(history_length=4),
         )
         for epoch in (0, 1, 2):
             batches = epochs.epoch_batches(plan, epoch, Folder(tmp_path), 0, 0, 1)
@@ -419,7 +421,7 @@ def test_epochs_and_seeds_give_other_orders(tmp_path):
 @many
 def test_windows_hold_the_latest_events_right_aligned(sizes, length):
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    history = samples.History(
+    history = History(
         {"item_idx": np.arange(2, 2 + offsets[-1])}, offsets[:-1], offsets[1:], np.arange(len(sizes))
     )
     window = history.window(np.arange(len(sizes)), length)

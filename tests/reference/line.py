@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.data.files import pieces_of
-from raysys.data.samples import load_sequences, queries_of, training_samples
+from raysys.data.history import load_sequences
+from raysys.data.queries import queries_of
+from raysys.data.samples import training_samples
 from raysys.data.stages import read_events, write_partition
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed import datasets, shuffle

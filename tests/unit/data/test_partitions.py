@@ -145,7 +145,6 @@ def test_row_hashes_tell_which_value_is_in_which_column_not_the_columns_order():
     assert hash_rows(one, ["user_id", "item_id"]) == hash_rows(one, ["item_id", "user_id"])
 
 
-
 PINNED = [
     "c3817c016ba4ff30",
     "5f29c2aadd9b8527",

@@ -4,7 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysys.data.samples import Queries, TrainingSamples, load_sequences, queries_of, training_samples, widen
+from raysys.data.history import load_sequences, widen
+from raysys.data.queries import Queries, queries_of
+from raysys.data.samples import NextItemSamples, training_samples
+from raysys.data.shapes import SampleShape
 from raysys.data.splits import HISTORY, TEST, TRAIN, VALID
 from raysys.storage import Folder
 
@@ -22,16 +25,16 @@ def write(folder, users, name="part-0", profile=None):
     return load_sequences(Folder(folder), [name])
 
 
-def samples_of(sequences, length=9) -> tuple[TrainingSamples, list]:
-    samples = training_samples(sequences)
-    batch = samples.batch(np.arange(len(samples)), length)
+def samples_of(sequences, length=9) -> tuple[NextItemSamples, list]:
+    samples = training_samples(sequences, SampleShape(history_length=length))
+    batch = samples.batch(np.arange(len(samples)))
     return samples, [
         (row.tolist(), target) for row, target in zip(batch["history"], batch["target"], strict=True)
     ]
 
 
-def query_rows(queries: Queries, length=9):
-    windows = queries.batch(np.arange(len(queries)), length)["history"].tolist()
+def query_rows(queries: Queries):
+    windows = queries.batch(np.arange(len(queries)))["history"].tolist()
     truth = np.split(queries.truth_items, queries.truth_offsets[1:-1])
     seen = np.split(queries.seen_items, queries.seen_offsets[1:-1])
     columns = zip(queries.user_id.to_pylist(), windows, truth, seen, strict=True)
@@ -50,7 +53,7 @@ def test_training_samples_are_the_events_with_a_history(tmp_path):
 def test_the_newest_items_are_kept_and_the_latest_is_last(tmp_path):
     users = [[(10 + place, place, TRAIN) for place in range(60)]]
     samples = training_samples(write(tmp_path, users))
-    batch = samples.batch(np.array([58]), 50)
+    batch = samples.batch(np.array([58]))
     assert batch["history"][0].tolist() == list(range(19, 69))
     assert batch["target"].tolist() == [69]
 
@@ -76,7 +79,7 @@ def test_validation_and_test_see_only_what_was_before(tmp_path):
 
 def test_truth_is_the_whole_unit_once_each_and_seen_is_the_whole_history(tmp_path):
     events = [(5, 0, TRAIN), (5, 1, TRAIN), (9, 2, TEST), (7, 2, TEST), (9, 2, TEST), (5, 2, TEST)]
-    rows = query_rows(queries_of(write(tmp_path, [events]), "test"), length=1)
+    rows = query_rows(queries_of(write(tmp_path, [events]), "test", SampleShape(history_length=1)))
     assert rows == {"u0": ([5], [5, 7, 9], [5])}
 
 
@@ -104,7 +107,7 @@ def test_a_query_without_a_history_is_asked_all_the_same(tmp_path):
 def test_a_part_without_queries_is_empty(tmp_path):
     queries = queries_of(write(tmp_path, [[(5, 0, TRAIN)]]), "test")
     assert len(queries) == 0
-    assert queries.batch(np.zeros(0, np.int64), 4)["history"].shape == (0, 1)
+    assert queries.batch(np.zeros(0, np.int64))["history"].shape == (0, 1)
     assert queries.truth_offsets.tolist() == queries.seen_offsets.tolist() == [0]
 
 
@@ -116,7 +119,7 @@ def test_profiles_come_with_their_users_in_every_batch(tmp_path):
     }
     users = [[(5, 0, TRAIN), (6, 1, TRAIN), (8, 2, TEST)], [(7, 0, TRAIN), (6, 1, TRAIN), (9, 2, TEST)]]
     sequences = write(tmp_path, users, profile=profile)
-    batch = training_samples(sequences).batch(np.array([1, 0, 1]), 5)
+    batch = training_samples(sequences).batch(np.array([1, 0, 1]))
     assert batch["profile_age"].tolist() == [3, 2, 3]
     assert batch["profile_tags"].tolist() == [[4, 5], [1, 0], [4, 5]]
     assert batch["profile_income"].tolist() == [-1.0, 0.5, -1.0]
@@ -125,7 +128,7 @@ def test_profiles_come_with_their_users_in_every_batch(tmp_path):
         "history": "int64", "target": "int64", "profile_age": "int64", "profile_tags": "int64",
         "profile_income": "float32",
     }  # fmt: skip
-    assert queries_of(sequences, "test").batch(np.array([1]), 5)["profile_age"].tolist() == [3]
+    assert queries_of(sequences, "test").batch(np.array([1]))["profile_age"].tolist() == [3]
     assert widen(np.array([1.5], np.float32)).dtype == np.float32
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysys.data.samples import History, Sequences, training_samples
+from raysys.data.history import History, Sequences
+from raysys.data.samples import training_samples
 from raysys.data.sequences import SessionConfig, long_term_start
-from raysys.data.short_long import long_term_sets, short_and_long
+from raysys.data.short_long import find_repeats, long_term_sets, short_and_long
 from raysys.data.splits import TRAIN, VALID
 
 
@@ -61,7 +62,7 @@ def test_equals_the_loop_and_never_overlaps(drawn, last_n, max_items, reach, mos
     history.events["long_start"] = long_term_start(offsets, history.events["at"], reach)
     config = SessionConfig(last_n=last_n, max_items=max_items, long_term_s=reach, long_term_max=most)
     where = short_and_long(history, config)
-    sets = long_term_sets(where, np.arange(len(history)), values, most)
+    sets = long_term_sets(where, np.arange(len(history)), find_repeats(values), most)
     for row in range(len(history)):
         short, long = slow(
             history.events["session"],
@@ -84,7 +85,9 @@ def test_hand_worked_sets_are_latest_last_and_distinct():
     history = History(events, np.array([0]), np.array([5]), np.array([0]))
     where = short_and_long(history, SessionConfig())
     assert (where.short_start[0], where.long_start[0]) == (3, 0)
-    assert long_term_sets(where, np.array([0]), np.array([7, 8, 7, 9, 9]), 5).tolist() == [[8, 7]]
+    assert long_term_sets(where, np.array([0]), find_repeats(np.array([7, 8, 7, 9, 9])), 5).tolist() == [
+        [8, 7]
+    ]
 
 
 @pytest.mark.parametrize("reach", [780, 779])
@@ -93,7 +96,7 @@ def test_the_window_includes_its_edge(reach):
     events["long_start"] = long_term_start(np.array([0, 2]), np.array([120, 900]), reach)
     history = History(events, np.array([0]), np.array([2]), np.array([0]))
     where = short_and_long(history, SessionConfig())
-    found = long_term_sets(where, np.array([0]), np.array([4, 5]), 5)
+    found = long_term_sets(where, np.array([0]), find_repeats(np.array([4, 5])), 5)
     assert found.tolist() == ([[4]] if reach == 780 else [[0]])
 
 
@@ -111,6 +114,7 @@ def test_stored_positions_are_followed_past_events_that_are_not_visible():
     samples = training_samples(sequences)
     where = short_and_long(samples.history, SessionConfig())
     row = len(samples) - 1  # the target is the last event: item 14 is its session, item 13 its long term
-    sets = long_term_sets(where, np.array([row]), samples.history.events["item_idx"], 5)
+    items = find_repeats(samples.history.events["item_idx"])
+    sets = long_term_sets(where, np.array([row]), items, 5)
     assert samples.history.events["item_idx"][where.short_start[row] : where.short_stop[row]].tolist() == [14]
     assert sets.tolist() == [[13]]

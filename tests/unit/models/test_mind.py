@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from raysys.data.sequences import SessionConfig
+from raysys.data.shapes import SampleShape
 from raysys.errors import ConfigError
 from raysys.models.contract import GradientModel, InterestModel, VectorModel
 from raysys.models.mind import Mind, MindConfig
@@ -168,7 +170,12 @@ def test_satisfies_the_protocols():
     assert isinstance(model, GradientModel)
     assert isinstance(model, VectorModel)
     assert isinstance(model, InterestModel)
-    assert Mind.samples == "next_item"
+
+
+def test_asks_for_next_items_with_the_features_that_it_reads():
+    shape = Mind.samples(MindConfig(history_length=7, profile_features=("age",)), SessionConfig())
+    assert shape == SampleShape(kind="next_item", history_length=7, profile_features=("age",))
+    assert shape.columns == shape.query_columns == ("item_idx", "role", "cut")
 
 
 def test_pitfall_mind_01_a_user_does_not_depend_on_the_batch():

@@ -1,0 +1,134 @@
+"""How many samples an epoch has, and which ones where users have a budget of them.
+
+A user's samples of an epoch are those with the smallest hashes of (seed, epoch, user id, place): a draw
+without replacement in which all are equally likely, whatever file or order they are read in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from raysys.data.partitions import mix
+from raysys.data.shapes import SampleShape
+from raysys.errors import DataError
+
+BLOCK = 1 << 18
+"""Samples that are sorted together; a user with more is a block of their own."""
+
+
+def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Return (N,) float64 in [0, 1), a function of each hash and the seed."""
+    mixed = mix(hashes ^ mix(np.full(1, seed, dtype=np.uint64)))
+    return (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+
+
+def draw(owner: np.ndarray, place: np.ndarray, user_hash: np.ndarray, budget: int, seed: int) -> np.ndarray:
+    """Return the ascending rows of at most `budget` samples per user.
+
+    Args:
+        owner: (N,) rows of the samples' users, ascending.
+        place: (N,) number of each sample within its user; distinct.
+        user_hash: (U,) uint64.
+        budget: at least 1.
+        seed: of this draw.
+    """
+    counts = np.bincount(owner, minlength=len(user_hash))
+    kept = counts[owner] <= budget
+    rich = np.flatnonzero(counts > budget)
+    if not len(rich):
+        return np.flatnonzero(kept)
+    keys = mix(user_hash ^ mix(np.full(1, seed, dtype=np.uint64)))
+    ends = np.cumsum(counts)
+    block_of = (np.cumsum(counts[rich]) - counts[rich]) // BLOCK
+    for users in np.split(rich, np.flatnonzero(np.diff(block_of)) + 1):
+        sizes = counts[users]
+        if len(users) == 1:
+            stop = int(ends[users[0]])
+            kept[_smallest(keys[users], place, stop - int(sizes[0]), stop, budget)] = True
+            continue
+        base = np.cumsum(sizes) - sizes
+        rows = np.repeat(ends[users] - sizes - base, sizes) + np.arange(sizes.sum())
+        hashes = mix(keys[owner[rows]] ^ place[rows].astype(np.uint64))
+        rank = np.arange(len(rows)) - np.repeat(base, sizes)
+        kept[rows[np.lexsort((hashes, owner[rows]))][rank < budget]] = True
+    return np.flatnonzero(kept)
+
+
+def _smallest(key: np.ndarray, place: np.ndarray, start: int, stop: int, budget: int) -> np.ndarray:
+    """Return the rows of [start, stop) with the smallest hashes, holding one block and the best so far."""
+    rows, hashes = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    for begin in range(start, stop, BLOCK):
+        more = np.arange(begin, min(begin + BLOCK, stop))
+        rows = np.concatenate([rows, more])
+        hashes = np.concatenate([hashes, mix(key ^ place[more].astype(np.uint64))])
+        if len(rows) > budget:
+            best = np.argpartition(hashes, budget - 1)[:budget]
+            rows, hashes = rows[best], hashes[best]
+    return rows
+
+
+def count_samples(
+    offsets: np.ndarray, session: np.ndarray, train: np.ndarray, has_history: np.ndarray
+) -> dict[str, dict[str, int]]:
+    """Return, for each thing that can be a sample, how many users have how many of it (count -> users).
+
+    "target": training events with a history. "event": training events. "session_event": training events
+    whose session has another one. Users without any are left out.
+
+    Args:
+        offsets: (U + 1,) of the users.
+        session: (E,) ordinals within the user.
+        train, has_history: (E,) bool.
+    """
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    run = owner[train] << 32 | session[train]
+    begins = np.ones(len(run), dtype=bool)
+    begins[1:] = run[1:] != run[:-1]
+    sizes = np.diff(np.append(np.flatnonzero(begins), len(run)))
+    users = {
+        "target": owner[train & has_history],
+        "event": owner[train],
+        "session_event": owner[train][np.repeat(sizes, sizes) > 1],
+    }
+    histograms: dict[str, dict[str, int]] = {}
+    for name, owners in users.items():
+        each = np.bincount(owners, minlength=0)
+        counts, number = np.unique(each[each > 0], return_counts=True)
+        histograms[name] = {str(k): int(n) for k, n in zip(counts, number, strict=True)}
+    return histograms
+
+
+def num_samples(counts: Mapping[str, Mapping[str, int]], shape: SampleShape, budget: int) -> int:
+    """Return the samples of an epoch of one sequence file.
+
+    Args:
+        counts: from `count_samples`.
+        shape: what is cut.
+        budget: samples per user at most; 0: all.
+    """
+    name = "target" if shape.kind in ("next_item", "sequence") else "event"
+    if shape.by_session:
+        name = "session_event"
+    histogram = {int(count): users for count, users in counts[name].items()}
+    if shape.kind == "pairs":
+        histogram.pop(1, None)  # nothing to be paired with
+    if shape.kind == "sequence":
+        return sum(histogram.values())
+    return sum(min(count, budget or count) * users for count, users in histogram.items())
+
+
+def part_samples(info: Mapping[str, Any], shape: SampleShape, budget: int) -> dict[str, int]:
+    """Return sequence file -> samples of an epoch, from the features' manifest.
+
+    Raises:
+        DataError: the features were made before their manifest said how many samples users have.
+    """
+    if shape.kind == "next_item" and not budget:
+        return dict(info["part_samples"])
+    if "part_sample_counts" not in info:
+        raise DataError(
+            "features/ was made by an older version, which did not count samples per user; delete it and run "
+            "jobs/prepare.py again"
+        )
+    return {part: num_samples(counts, shape, budget) for part, counts in info["part_sample_counts"].items()}
