@@ -10,7 +10,7 @@ from raysys import __version__
 from raysys.errors import DataError, ManifestError
 from raysys.storage import MANIFEST, Folder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,22 +81,29 @@ def count_samples(
         session: (E,) ordinals within the user.
         train, has_history: (E,) bool.
     """
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    run = owner[train] << 32 | session[train]
-    begins = np.ones(len(run), dtype=bool)
-    begins[1:] = run[1:] != run[:-1]
-    sizes = np.diff(np.append(np.flatnonzero(begins), len(run)))
-    users = {
-        "target": owner[train & has_history],
-        "event": owner[train],
-        "session_event": owner[train][np.repeat(sizes, sizes) > 1],
+    starts = np.zeros(len(session) + 1, dtype=bool)
+    starts[1:-1] = session[1:] != session[:-1]
+    starts[offsets[:-1]] = True
+    begins = np.flatnonzero(starts[:-1])
+    sizes = np.add.reduceat(train, begins, dtype=np.int64) if len(begins) else begins
+    run_offsets = np.searchsorted(begins, offsets)
+    each = {
+        "target": _per_user(train & has_history, offsets),
+        "event": _per_user(train, offsets),
+        "session_event": _per_user(np.where(sizes > 1, sizes, 0), run_offsets),
     }
     histograms: dict[str, dict[str, int]] = {}
-    for name, owners in users.items():
-        each = np.bincount(owners, minlength=0)
-        counts, number = np.unique(each[each > 0], return_counts=True)
-        histograms[name] = {str(k): int(n) for k, n in zip(counts, number, strict=True)}
+    for name, counts in each.items():
+        users = np.bincount(counts)
+        found = np.flatnonzero(users)
+        histograms[name] = {str(count): int(users[count]) for count in found[found > 0].tolist()}
     return histograms
+
+
+def _per_user(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    total = np.zeros(len(values) + 1, dtype=np.int64)
+    np.cumsum(values, out=total[1:])
+    return total[offsets[1:]] - total[offsets[:-1]]
 
 
 def num_samples(counts: Mapping[str, Mapping[str, int]], shape: SampleShape, budget: int) -> int:

@@ -4,10 +4,12 @@ The functions take and return small values and read and write files of the stage
 in a Ray task, in a loop of a test, and in a debugger.
 """
 
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -124,7 +126,23 @@ def number_rejected(staged: Folder, by_file: Mapping[str, Counts]) -> None:
         write_table(staged, f"rejected/{name}", numbered_rows)
 
 
-WRITTEN = pa.schema([(name, pa.int64()) for name in ("partition", "events", "duplicates")])
+@dataclass(frozen=True)
+class Drafting:
+    """What decides the sequences of a partition.
+
+    Attributes:
+        core: which events count.
+        session, split: what decides sessions and roles.
+        features: event-level feature -> its column.
+    """
+
+    core: Core
+    session: SessionConfig
+    split: SplitConfig
+    features: dict[str, str]
+
+
+WRITTEN = pa.schema([("partition", pa.int64()), ("duplicates", pa.int64()), ("summary", pa.large_binary())])
 
 
 def write_partition(
@@ -133,6 +151,7 @@ def write_partition(
     files: Sequence[str],
     keep_duplicates: bool = False,
     base: Base | None = None,
+    drafting: Drafting | None = None,
 ) -> pa.Table:
     """Sort, de-duplicate and write the partitions of some shards; return one row per partition.
 
@@ -142,8 +161,11 @@ def write_partition(
         files: the log's files in order.
         keep_duplicates: keep rows that repeat another one.
         base: what earlier files of the log gave; the duplicates that they had are not counted again.
+        drafting: draft the sequences too, while the events are at hand; None: not yet.
+    Returns:
+        Partition, its new duplicates, and its pickled summary from `draft_sequences` or nothing.
     """
-    rows: list[dict[str, int]] = []
+    rows: list[dict[str, Any]] = []
     for number, events in from_shards(shards):
         if base and number in base.duplicates:
             events = pa.concat_tables([base.events(number), events]).combine_chunks()
@@ -153,32 +175,29 @@ def write_partition(
         write_columns(staged, EVENTS.format(number), events)
         if rejected.num_rows:
             write_table(staged, DUPLICATES.format(number), by_row(rejected))
-        rows.append({"partition": number, "events": events.num_rows, "duplicates": rejected.num_rows})
+        part = PurePosixPath(EVENTS.format(number)).name
+        summary = pickle.dumps(_draft(events, part, staged, drafting)) if drafting else b""
+        rows.append({"partition": number, "duplicates": rejected.num_rows, "summary": summary})
     return pa.Table.from_pylist(rows, schema=WRITTEN)
 
 
-def draft_sequences(
-    part: str,
-    staged: Folder,
-    core: Core,
-    session: SessionConfig,
-    split: SplitConfig,
-    features: Mapping[str, str],
-) -> dict[str, Any]:
+def draft_sequences(part: str, staged: Folder, drafting: Drafting) -> dict[str, Any]:
     """Write `drafts/<part>`, the sequences but for the numbering of ids, and return what the partition adds.
 
     Args:
         part: name of the partition's file.
         staged: the features folder in the making.
-        core: which events count.
-        session, split: what decides sessions and roles.
-        features: event-level feature -> its column.
+        drafting: what decides the sequences.
     Returns:
         Counts for the summary, the digest of the events, and under `values` the distinct ids of each
         vocabulary, in the order of their codes in the draft, with their training events.
     """
-    read = read_table(staged, f"events/{part}").combine_chunks()
-    table = core.apply(read)
+    return _draft(read_table(staged, f"events/{part}").combine_chunks(), part, staged, drafting)
+
+
+def _draft(read: pa.Table, part: str, staged: Folder, drafting: Drafting) -> dict[str, Any]:
+    session, split, features = drafting.session, drafting.split, drafting.features
+    table = drafting.core.apply(read)
     coded = {name: Coded.of(table.column(name)) for name in ("user_id", "item_id", *features.values())}
     windows = windows_of(table, coded["user_id"], session, split)
     draft = sequence_table(table, windows, coded, features)

@@ -24,6 +24,7 @@ from raysys.data.mistakes import Config
 from raysys.data.parquet import write_table
 from raysys.data.rejects import remedy
 from raysys.data.stages import (
+    Drafting,
     draft_sequences,
     item_counts,
     log_schema,
@@ -67,7 +68,8 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
     schema = log_schema(sources, run.data)
     base = base_of(run, target, found, sources, schema)
     with replacing(target) as staged:
-        shuffled = shuffle_events(run.data, sources, schema, staged, base)
+        drafting = None if needs_core(run.data) else drafting_of(run, Core(None, 1))
+        shuffled = shuffle_events(run.data, sources, schema, staged, base, drafting)
         check_rejected(run.data, shuffled, staged, sources[0].uri)
         info = build_sequences(run, staged, shuffled)
         info["log"] = log_entry(
@@ -131,13 +133,28 @@ def check_rejected(data: DataConfig, shuffled: Shuffled, staged: Folder, log: st
     )
 
 
+def needs_core(data: DataConfig) -> bool:
+    """Return whether the run asks for items or users with more than one event."""
+    return data.min_item_events > 1 or data.min_user_events > 1
+
+
+def drafting_of(run: RunConfig, core: Core) -> Drafting:
+    """Return what decides the run's sequences."""
+    return Drafting(core, run.session, run.split, run.data.coded_features)
+
+
+def draft_all(run: RunConfig, staged: Folder, shuffled: Shuffled) -> list[dict[str, Any]]:
+    """Draft the sequences of every partition that the shuffle has not; return the summaries in order."""
+    core = find_core(run.data, staged, shuffled.parts) if needs_core(run.data) else Core(None, 1)
+    rest = [part for part in shuffled.parts if part not in shuffled.summaries]
+    drafted = run_tasks(draft_sequences, rest, staged, drafting_of(run, core), progress="sessions")
+    summaries = shuffled.summaries | dict(zip(rest, drafted, strict=True))
+    return [summaries[part] for part in shuffled.parts]
+
+
 def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[str, Any]:
     """Write vocabularies, `items.parquet` and `sequences/`, and return what the manifest is to say."""
-    core = Core(kept_items=None, min_user_events=run.data.min_user_events)
-    if run.data.min_item_events > 1 or run.data.min_user_events > 1:
-        core = find_core(run.data, staged, shuffled.parts)
-    deciding = (staged, core, run.session, run.split, run.data.coded_features)
-    counts = run_tasks(draft_sequences, shuffled.parts, *deciding, progress="sessions")
+    counts = draft_all(run, staged, shuffled)
     _check_left(run, counts)
     merged = {
         name: Vocabulary.merge([part["values"].pop(name) for part in counts])

@@ -7,6 +7,7 @@ are read and shuffled, and only partitions of users in them are written again.
 
 import itertools
 import logging
+import pickle
 import threading
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -25,6 +26,7 @@ from raysys.data.files import pieces_of, rows_of
 from raysys.data.formats import Source
 from raysys.data.log_config import DataConfig
 from raysys.data.stages import (
+    Drafting,
     counts_by_file,
     number_rejected,
     read_events,
@@ -56,16 +58,18 @@ class Shuffled:
         num_partitions: of the users; some may be empty.
         duplicates: partition with events -> rows rejected as duplicates.
         by_file: file -> its counts.
+        summaries: part -> its summary, of the parts whose sequences are drafted.
     """
 
     num_partitions: int
     duplicates: dict[int, int]
     by_file: dict[str, Counts]
+    summaries: dict[str, dict[str, Any]]
 
     @property
     def parts(self) -> list[str]:
         """Names of the partition files, in order."""
-        return [PurePosixPath(EVENTS.format(number)).name for number in sorted(self.duplicates)]
+        return [part_name(number) for number in sorted(self.duplicates)]
 
     @property
     def counts(self) -> Counts:
@@ -79,8 +83,18 @@ def num_partitions_of(data: DataConfig, sources: Sequence[Source]) -> int:
     return data.partitions or max(MIN_PARTITIONS, -(-sum(map(rows_of, sources)) // ROWS_PER_PARTITION))
 
 
+def part_name(number: int) -> str:
+    """Return the file name of a partition."""
+    return PurePosixPath(EVENTS.format(number)).name
+
+
 def shuffle_events(
-    data: DataConfig, sources: Sequence[Source], schema: pa.Schema, staged: Folder, base: Base | None
+    data: DataConfig,
+    sources: Sequence[Source],
+    schema: pa.Schema,
+    staged: Folder,
+    base: Base | None = None,
+    drafting: Drafting | None = None,
 ) -> Shuffled:
     """Write `events/part-*.parquet`, one file per user partition, sorted, and `rejected/`.
 
@@ -90,10 +104,14 @@ def shuffle_events(
         schema: of the events.
         staged: the features folder in the making.
         base: what earlier files gave, where the log has only grown.
+        drafting: draft the sequences of what is written; None: not yet.
     """
     num_partitions = base.num_partitions if base else num_partitions_of(data, sources)
     new = [source for source in sources if base is None or source.uri not in base.counts]
-    duplicates = shuffle_files(data, sources, new, schema, staged, num_partitions, base)
+    rows = shuffle_files(data, sources, new, schema, staged, num_partitions, base, drafting)
+    duplicates = {row["partition"]: row["duplicates"] for row in rows}
+    if len(duplicates) != len(rows):
+        raise AssertionError("Ray Data gave a user partition in two pieces; users would be torn apart")
     by_file = counts_by_file(new, staged)
     (staged / "stats").delete()
     if base:
@@ -107,7 +125,12 @@ def shuffle_events(
         both = Counter(base.duplicates)
         both.update(duplicates)
         duplicates = dict(both)
-    return Shuffled(num_partitions, duplicates, by_file)
+    summaries = {
+        part_name(row["partition"]): pickle.loads(row["summary"])  # noqa: S301 # from our own task, not a file
+        for row in rows
+        if row["summary"]
+    }
+    return Shuffled(num_partitions, duplicates, by_file, summaries)
 
 
 def shuffle_files(
@@ -118,12 +141,13 @@ def shuffle_files(
     staged: Folder,
     num_partitions: int,
     base: Base | None,
-) -> dict[int, int]:
-    """Read the new files of a log and write their users' partitions; return partition -> duplicates."""
+    drafting: Drafting | None,
+) -> list[dict[str, Any]]:
+    """Read the new files of a log and write their users' partitions; return the rows of `write_partition`."""
     with ThreadPoolExecutor(16) as pool:
         pieces = list(itertools.chain.from_iterable(pool.map(pieces_of, new)))
     if not pieces:
-        return {}
+        return []
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.op_resource_reservation_enabled = False
@@ -139,7 +163,13 @@ def shuffle_files(
         "num_partitions": num_partitions,
     }
     files = [source.uri for source in sources]
-    writing = {"staged": staged, "files": files, "keep_duplicates": data.keep_duplicates, "base": base}
+    writing = {
+        "staged": staged,
+        "files": files,
+        "keep_duplicates": data.keep_duplicates,
+        "base": base,
+        "drafting": drafting,
+    }
     numbers: Any = ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
     dataset = (
         numbers.map_batches(read_events, batch_size=1, batch_format="pyarrow", fn_kwargs=reading)
@@ -147,11 +177,7 @@ def shuffle_files(
         .map_batches(write_partition, batch_size=None, batch_format="pyarrow", fn_kwargs=writing)
     )
     with own_errors(), _progress(staged, len(pieces), num_partitions):
-        rows: list[dict[str, int]] = dataset.take_all()
-    written = {row["partition"]: row["duplicates"] for row in rows}
-    if len(written) != len(rows):
-        raise AssertionError("Ray Data gave a user partition in two pieces; users would be torn apart")
-    return written
+        return dataset.take_all()
 
 
 @contextmanager

@@ -10,7 +10,10 @@ import pytest
 
 from raysys.data.events import event_schema
 from raysys.data.files import list_sources, pieces_of
-from raysys.data.stages import Core, read_events, read_table, value_counts, write_partition
+from raysys.data.core import Core, value_counts
+from raysys.data.parquet import read_table
+from raysys.data.partitions import Coded, from_shards, to_shards
+from raysys.data.stages import read_events, write_partition
 from raysys.errors import DataError
 from raysys.storage import Folder
 from tests.reference import data as slow
