@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import search
+from benchmarks import prepare, search
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Benchmark:
 
 
 BENCHMARKS = (
+    Benchmark("prepare_kernel_vs_polars", 1.05, True, 3, prepare.kernel),
+    Benchmark("windows_kernel_vs_polars", 1.3, True, 3, prepare.windows),
+    Benchmark("prepare_10m_cold_vs_polars", 0.4, True, 3, lambda: prepare.cold(10)),
+    Benchmark("prepare_30m_warm_vs_polars", 0.9, True, 3, lambda: prepare.warm(30)),
+    Benchmark("prepare_30m_peak_gb", 4.0, False, 1, lambda: prepare.peak_gb(30)),
     Benchmark("search_exact_vs_faiss_flat", 2.5, True, 3, search.exact_vs_faiss_flat),
     Benchmark("search_sharded_vs_single", 0.9, True, 3, search.sharded_vs_single),
 )

@@ -10,7 +10,7 @@ sys.path.insert(
 
 from raysys.distributed.datasets import prepare
 from raysys.distributed.job import run_job
-from raysys.evaluation.summary import data_summary
+from raysys.evaluation.data_summary import data_summary
 from raysys.run import RunConfig
 from raysys.storage import Folder
 

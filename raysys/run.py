@@ -18,7 +18,7 @@ from raysys.evaluation.metrics import EvaluationConfig
 from raysys.models import read_model_config
 from raysys.retrieval.index import IndexConfig
 from raysys.storage import public_uri
-from raysys.training import TrainingConfig
+from raysys.training_config import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from raysys.errors import SchemaError
 PADDING_IDX = 0
 UNKNOWN_IDX = 1
 NUM_RESERVED = 2
+ALL_FEATURES = "*"
+"""Stands for every feature in a list of their names."""
 
 Entity = Literal["event", "item", "user"]
 Kind = Literal["id", "id_list", "number", "vector", "time"]

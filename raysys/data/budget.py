@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from raysys.data.parquet import read_table
 from raysys.data.partitions import mix
 from raysys.data.shapes import SampleShape
-from raysys.errors import DataError
+from raysys.storage import Folder
 
 BLOCK = 1 << 18
 """Samples that are sorted together; a user with more is a block of their own."""
@@ -117,7 +119,7 @@ def num_samples(counts: Mapping[str, Mapping[str, int]], shape: SampleShape, bud
     name = "target" if shape.kind in ("next_item", "sequence") else "event"
     if shape.by_session:
         name = "session_event"
-    histogram = {int(count): users for count, users in counts[name].items()}
+    histogram = {int(count): users for count, users in counts.get(name, {}).items()}
     if shape.kind == "pairs":
         histogram.pop(1, None)  # nothing to be paired with
     if shape.kind == "sequence":
@@ -125,17 +127,45 @@ def num_samples(counts: Mapping[str, Mapping[str, int]], shape: SampleShape, bud
     return sum(min(count, budget or count) * users for count, users in histogram.items())
 
 
-def part_samples(info: Mapping[str, Any], shape: SampleShape, budget: int) -> dict[str, int]:
-    """Return sequence file -> samples of an epoch, from the features' manifest.
+SAMPLE_COUNTS = "sample_counts.parquet"
 
-    Raises:
-        DataError: the features were made before their manifest said how many samples users have.
+
+def sample_counts_table(parts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> pa.Table:
+    """Return `sample_counts.parquet`: per sequence file, thing and count how many users have that many of it.
+
+    Args:
+        parts: sequence file -> result of `count_samples`.
+    """
+    rows = [
+        (part, thing, int(count), users)
+        for part, things in parts.items()
+        for thing, counts in things.items()
+        for count, users in counts.items()
+    ]
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    kinds = {"part": pa.string(), "thing": pa.string(), "count": pa.int64(), "users": pa.int64()}
+    return pa.table(
+        {name: pa.array(values, kinds[name]) for name, values in zip(kinds, columns, strict=True)}
+    )
+
+
+def part_samples(
+    features: Folder, info: Mapping[str, Any], shape: SampleShape, budget: int
+) -> dict[str, int]:
+    """Return sequence file -> samples of an epoch.
+
+    Args:
+        features: the features folder.
+        info: of its manifest.
+        shape: what is cut.
+        budget: samples per user at most; 0: all.
     """
     if shape.kind == "next_item" and not budget:
         return dict(info["part_samples"])
-    if "part_sample_counts" not in info:
-        raise DataError(
-            "features/ was made by an older version, which did not count samples per user; delete it and run "
-            "jobs/prepare.py again"
-        )
-    return {part: num_samples(counts, shape, budget) for part, counts in info["part_sample_counts"].items()}
+    table = read_table(features, SAMPLE_COUNTS)
+    counts: dict[str, dict[str, dict[str, int]]] = {part: {} for part in info["part_samples"]}
+    for part, thing, count, users in zip(
+        *(table.column(n).to_pylist() for n in table.schema.names), strict=True
+    ):
+        counts[part].setdefault(thing, {})[str(count)] = users
+    return {part: num_samples(things, shape, budget) for part, things in counts.items()}

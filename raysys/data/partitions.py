@@ -6,7 +6,6 @@ Arrow IPC message. Whatever moves them (Ray Data's shuffle) handles a few fat ro
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -107,21 +106,30 @@ def partition_of(user_id: pa.Array | pa.ChunkedArray, num_partitions: int) -> np
 SHARDS = pa.schema([("partition", pa.int32()), ("shard", pa.large_binary())])
 
 
+def split_users(events: pa.Table, partition: np.ndarray) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the number and the events, in their order, of every partition that has any.
+
+    Args:
+        events: of any users.
+        partition: (N,) unsigned, from `partition_of`.
+    """
+    order = np.argsort(partition, kind="stable")  # a radix sort for 16 bits
+    counts = np.bincount(partition)
+    moved, stops = events.take(pa.array(order)).combine_chunks(), np.cumsum(counts)
+    for number in np.flatnonzero(counts):
+        yield int(number), moved.slice(stops[number] - counts[number], counts[number])
+
+
 def to_shards(events: pa.Table, num_partitions: int) -> pa.Table:
     """Return one row per partition that has events: its number, and its events as one Arrow IPC message."""
     if not events.num_rows:
         return SHARDS.empty_table()
     partition = partition_of(events.column("user_id"), num_partitions)
-    order = pa.array(np.argsort(partition, kind="stable"))  # a radix sort for 16 bits
-    counts = np.bincount(partition, minlength=num_partitions)
-    numbers = np.flatnonzero(counts)
-    bounds = np.concatenate([[0], np.cumsum(counts[numbers])])
-    packed = _narrow(events).take(order).combine_chunks()
-    sink, offsets = pa.BufferOutputStream(), [0]
-    for start, stop in pairwise(bounds.tolist()):
-        batch = packed.slice(start, stop - start)
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_table(batch)
+    sink, numbers, offsets = pa.BufferOutputStream(), list[int](), [0]
+    for number, part in split_users(_narrow(events), partition):
+        with pa.ipc.new_stream(sink, part.schema) as writer:
+            writer.write_table(part)
+        numbers.append(number)
         offsets.append(sink.tell())
     buffers = [None, pa.py_buffer(np.array(offsets, dtype=np.int64)), sink.getvalue()]
     shards = pa.Array.from_buffers(pa.large_binary(), len(numbers), buffers)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from raysys import __version__
 from raysys import config as configuration
 from raysys.data.append import Base, grown, log_entry
+from raysys.data.budget import SAMPLE_COUNTS, sample_counts_table
 from raysys.data.core import Core, count_items
 from raysys.data.files import fingerprint, list_sources, mark_of
 from raysys.data.formats import Source
@@ -171,6 +172,8 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
     train_events = item_counts(vocabularies["item"])
     held_out = run_tasks(write_sequences, numbered, staged, profile, train_events, progress="sequences")
     (staged / "drafts").delete()
+    samples = {part: summary["sample_counts"] for part, summary in zip(shuffled.parts, counts, strict=True)}
+    write_table(staged, SAMPLE_COUNTS, sample_counts_table(samples))
     info = _describe(run, shuffled, counts, vocabularies, described)
     profiles = [part["profile"] for part in counts]
     config = Config(run.data, run.session, run.split)
@@ -232,9 +235,6 @@ def _describe(
         "vocabularies": {name: vocabulary.digest for name, vocabulary in vocabularies.items()},
         "part_events": {name: part["events"] for name, part in zip(shuffled.parts, counts, strict=True)},
         "part_samples": {name: part["samples"] for name, part in zip(shuffled.parts, counts, strict=True)},
-        "part_sample_counts": {
-            name: part["sample_counts"] for name, part in zip(shuffled.parts, counts, strict=True)
-        },
         "newest_train_at": max(part["newest_train_at"] for part in counts),
         "schema": Schema(features=tuple(described)).to_table(),
         "split": configuration.to_table(run.split),

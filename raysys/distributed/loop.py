@@ -51,7 +51,7 @@ class Job:
     def plan(self) -> EpochPlan:
         training = self.run.training
         return EpochPlan(
-            parts=part_samples(self.manifest.info, self.shape, training.samples_per_user),
+            parts=part_samples(self.features, self.manifest.info, self.shape, training.samples_per_user),
             events=self.manifest.info["part_events"],
             batch_size=training.batch_size,
             seed=training.seed,

@@ -32,7 +32,7 @@ from raysys.data.stages import (
     read_events,
     write_partition,
 )
-from raysys.distributed.cluster import num_cpus, own_errors, run_tasks
+from raysys.distributed.cluster import own_errors, run_tasks
 from raysys.logs import fields
 from raysys.storage import Folder
 
@@ -43,8 +43,8 @@ logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 ROWS_PER_PARTITION = 500_000
 """Rows of a partition that keep a task's arrays in the cache of one core."""
-BYTES_PER_EVENT = 16
-"""Of a shard, about."""
+BYTES_PER_HANDOVER = 256 * 2**20
+"""Shards that one map task of the shuffle hands on."""
 MIN_PARTITIONS = 4
 MAX_GROWTH = 4
 """A log that has outgrown its partitions by this factor is built anew, with more of them."""
@@ -152,9 +152,8 @@ def shuffle_files(
     context.enable_progress_bars = False
     context.op_resource_reservation_enabled = False
     context.shuffle_compression = None if len(ray.nodes()) == 1 else "lz4"
-    # Enough map tasks for every core, none of them larger than what a worker should hold.
-    share = sum(map(rows_of, new)) * BYTES_PER_EVENT // (2 * num_cpus())
-    context.shuffle_input_batch_bytes = min(max(share, 4 * 2**20), 64 * 2**20)
+    # Shards need no work but to be handed on, and another task would be another process to start.
+    context.shuffle_input_batch_bytes = BYTES_PER_HANDOVER
     reading = {
         "pieces": pieces,
         "data": data,

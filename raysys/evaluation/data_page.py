@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
 
+from raysys.evaluation.data_summary import DISTRIBUTIONS, Profile, advice
 from raysys.evaluation.findings import Cell, Table, number, part, plural
 from raysys.evaluation.histograms import Bars, bar_plot, short
 
@@ -12,13 +13,6 @@ SPANS = (
     (1, "1 s"), (60, "1 min"), (600, "10 min"), (3600, "1 h"), (86_400, "1 d"), (604_800, "1 wk"),
     (2_592_000, "30 d"), (31_536_000, "1 y"),
 )  # fmt: skip
-DISTRIBUTIONS = {
-    "events_per_user": "Events per user",
-    "items_per_user": "Distinct items per user",
-    "sessions_per_user": "Sessions per user",
-    "events_per_session": "Events per session",
-    "events_per_item": "Events per item",
-}
 DRAWN = {
     "events_per_user": ("Users by number of events", "events of the user"),
     "events_per_item": ("Items by number of events", "events of the item"),
@@ -26,14 +20,6 @@ DRAWN = {
     "events_per_session": ("Sessions by number of events", "events of the session"),
 }
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-
-Profile = Mapping[str, Any]
-
-
-def advice(profile: Profile) -> list[tuple[str, str]]:
-    """Return what looks wrong and what to do about it."""
-    mistakes: list[dict[str, str]] = profile.get("likely_mistakes") or []
-    return [(mistake["text"], mistake["remedy"]) for mistake in mistakes]
 
 
 def mistakes_sentence(profile: Profile) -> str:

@@ -255,3 +255,16 @@ def share_table(title: str, counts: Mapping[str, int], total: int, unit: str) ->
         text = f"{count / total:.2%}" if total else "–"
         rows.append([Cell(name), Cell(number(count)), Cell(text)])
     return Table(title, ["reason", unit, "share"], rows)
+
+
+def aligned(table: Table) -> str:
+    """Return a table with its columns padded: words to the left, numbers to the right."""
+    rows = [list(table.head), *([cell.text for cell in row] for row in table.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.head))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column < table.text_columns else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,11 +1,8 @@
-"""The verdict, the table of metrics and what was made of the log as plain text, for a terminal."""
+"""The verdict and the table of metrics as plain text, for a terminal."""
 
-import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from raysys.evaluation.data_page import DISTRIBUTIONS, advice
-from raysys.evaluation.findings import Cell, Table, metric_table, number, part
+from raysys.evaluation.findings import aligned, metric_table
 from raysys.evaluation.report import read_finished, short_names
 from raysys.evaluation.verdict import judge
 from raysys.storage import Folder
@@ -22,79 +19,3 @@ def summary(runs: Sequence[Folder]) -> str:
         run = read_finished(folder, name, "")
         blocks.append(f"{judge(name, run.measured).headline}\n\n{aligned(metric_table(run.measured))}")
     return "\n\n".join(blocks)
-
-
-def aligned(table: Table) -> str:
-    """Return a table with its columns padded: words to the left, numbers to the right."""
-    rows = [list(table.head), *([cell.text for cell in row] for row in table.rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(table.head))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column < table.text_columns else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-_WIDTH = 96
-_SETTINGS = {
-    "event_not_kept": "data.keep_events",
-    "below_min_rating": "data.min_rating",
-    "outside_core": "data.min_item_events, data.min_user_events",
-}
-_NAMES = {
-    "events": "= events",
-    "users": "users",
-    "items": "items",
-    "sessions": "sessions",
-    "train_events": "training events",
-    "samples": "training samples",
-}
-
-
-def data_summary(features: Folder) -> str:
-    """Return what was made of the log, and what looks wrong with it; "" for features without a profile."""
-    if not features.exists("profile.json"):
-        return ""
-    profile: dict[str, Any] = features.read_json("profile.json")
-    first, last = (str(profile["time"][name])[:16].replace("T", " ") for name in ("first", "last"))
-    rows = [
-        [Cell(title), *(Cell(number(profile[key][name])) for name in ("min", "median", "p90", "max"))]
-        for key, title in DISTRIBUTIONS.items()
-    ]
-    spread = Table("", ["", "least", "median", "90 % up to", "most"], rows)
-    blocks = [
-        _counts(part(profile, "counts"), part(profile, "cold")),
-        f"from {first} to {last} UTC\n{aligned(spread)}",
-    ]
-    found = advice(profile)
-    blocks.append("Likely mistakes:" if found else "Likely mistakes: none found")
-    for place, (text, remedy) in enumerate(found, 1):
-        blocks.append(f"{_wrapped(f'{place}. ', text)}\n{_wrapped('   -> ', remedy)}")
-    return "\n\n".join(blocks)
-
-
-def _counts(counts: Mapping[str, Any], cold: Mapping[str, Any]) -> str:
-    """Return the way from rows read to queries, a line each, with a remark where one helps."""
-    rows = int(counts["rows"])
-    lines: list[tuple[str, int, str]] = [("rows read", rows, "")]
-    for title, reasons in (("rejected", part(counts, "rejected")), ("left out", part(counts, "dropped"))):
-        lines.append((f"- {title}", sum(reasons.values()), ""))
-        for reason, count in reasons.items():
-            setting = f" by {_SETTINGS[reason]}" if reason in _SETTINGS else ""
-            lines.append((f"    {reason}", count, f"{count / rows:.2%} of the rows{setting}"))
-    lines += [(title, int(counts[name]), "") for name, title in _NAMES.items()]
-    for name, count in part(counts, "queries").items():
-        unseen = part(cold, name).get("cold_target_share", 0.0)
-        remark = f"{unseen:.2%} of their targets are items that training never saw"
-        lines.append((f"{name} queries", count, remark))
-    table = Table("", ["", ""], [[Cell(name), Cell(number(count))] for name, count, _ in lines])
-    padded = aligned(table).splitlines()[1:]
-    return "\n".join(f"{line}  {remark}".rstrip() for line, (_, _, remark) in zip(padded, lines, strict=True))
-
-
-def _wrapped(mark: str, text: str) -> str:
-    return textwrap.fill(
-        text, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False
-    )

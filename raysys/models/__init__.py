@@ -1,29 +1,45 @@
-"""Every model by name: its config class, its class and its presets. The table is explicit, to be searched and
-typed."""
+"""Every model by name: its config class, its class and its presets.
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+The table is explicit, to be searched and typed. Model files import torch, which takes seconds and is of no
+use to a stage that only reads the run file; they are therefore imported when their class is asked for.
+"""
 
-from torch import nn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raysys.catalog import Catalog
 from raysys.config import read, suggest
 from raysys.data.sequences import SessionConfig
 from raysys.data.shapes import SampleShape
 from raysys.errors import ConfigError
-from raysys.models.mind import Mind, MindConfig
+from raysys.models.mind_config import MindConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class ModelEntry(NamedTuple):
-    """A config dataclass and the module built as `model(config, catalog, loss=..., seed=...)`; see
-    `contract.GradientModel`."""
+    """A config dataclass, and what imports the module built as `model(config, catalog, loss=..., seed=...)`.
+
+    See `contract.GradientModel`.
+    """
 
     config: type
-    model: type[nn.Module]
+    load: "Callable[[], type[nn.Module]]"
+
+    @property
+    def model(self) -> "type[nn.Module]":
+        return self.load()
+
+
+def _mind() -> "type[nn.Module]":
+    from raysys.models.mind import Mind
+
+    return Mind
 
 
 MODELS: dict[str, ModelEntry] = {
-    "mind": ModelEntry(MindConfig, Mind),
+    "mind": ModelEntry(MindConfig, _mind),
 }
 
 # The setting of arXiv:1904.08030 on TmallData; what the paper does not give stays at the default of the
@@ -83,7 +99,7 @@ def sample_shape(name: str, config: Any, session: SessionConfig) -> SampleShape:
     return model.samples(config, session)
 
 
-def build_model(name: str, config: Any, catalog: Catalog, loss: str, seed: int) -> nn.Module:
+def build_model(name: str, config: Any, catalog: Catalog, loss: str, seed: int) -> "nn.Module":
     """Return a new model, its parameters a function of the config, the catalog's sizes and the seed.
 
     Raises:

@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from raysys.catalog import Catalog
 from raysys.config import require, suggest
-from raysys.schema import PADDING_IDX, Feature
+from raysys.schema import ALL_FEATURES, PADDING_IDX, Feature
 from raysys.seeds import derive_seed
 
-ALL_FEATURES = "*"
 """The name that stands for every feature of the catalog, where a run file lists features by name."""
 
 KINDS = ("id", "id_list", "number")

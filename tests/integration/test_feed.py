@@ -33,7 +33,7 @@ def features(tmp_path_factory, ray_cluster):
 def test_batches_through_ray_data_are_those_of_the_files(features, name, budget):
     info, shape = read_manifest(features, "features", "prepare").info, SHAPES[name]
     plan = EpochPlan(
-        parts=part_samples(info, shape, budget),
+        parts=part_samples(features, info, shape, budget),
         events=info["part_events"],
         batch_size=32,
         seed=3,

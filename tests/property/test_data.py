@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from raysys.data import epochs
+from raysys.data.core import Core
 from raysys.data.history import History
 from raysys.data.partitions import hash_rows, hash_text, sort_events
 from raysys.data.shapes import SampleShape
-from raysys.data.core import Core
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed import datasets
 from raysys.errors import DataError

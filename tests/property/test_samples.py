@@ -100,7 +100,7 @@ class Prepared:
     def plan(self, shape, **options):
         newest = self.info["newest_train_at"]
         options = {"batch_size": 1, "seed": 0, "shuffle_events": 10**6, "newest_at": newest, **options}
-        parts = part_samples(self.info, shape, options.get("samples_per_user", 0))
+        parts = part_samples(self.features, self.info, shape, options.get("samples_per_user", 0))
         return EpochPlan(parts=parts, events=self.info["part_events"], shape=shape, **options)
 
     def samples(self, shape, epoch=0):

@@ -4,10 +4,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysys.data.budget import BLOCK, count_samples, draw, num_samples, part_samples
+from raysys.data.budget import (
+    BLOCK,
+    SAMPLE_COUNTS,
+    count_samples,
+    draw,
+    num_samples,
+    part_samples,
+    sample_counts_table,
+)
+from raysys.data.parquet import write_table
 from raysys.data.partitions import hash_text
 from raysys.data.shapes import SampleShape
-from raysys.errors import DataError
+from raysys.storage import Folder
 
 COUNTS = {"target": {"1": 2, "4": 1}, "event": {"1": 3, "2": 2, "5": 1}, "session_event": {"2": 1}}
 
@@ -38,17 +47,12 @@ def test_counts_of_users_by_hand():
         (SampleShape(kind="pairs", by_session=True), 0, 2),
     ],
 )
-def test_samples_of_an_epoch_by_hand(shape, budget, expected):
+def test_samples_of_an_epoch_by_hand(shape, budget, expected, tmp_path):
     assert num_samples(COUNTS, shape, budget) == expected
-    info = {"part_samples": {"a": 6}, "part_sample_counts": {"a": COUNTS}}
-    assert part_samples(info, shape, budget) == {"a": expected}
-
-
-def test_features_of_an_older_version_serve_what_they_can():
-    info = {"part_samples": {"a": 6}}
-    assert part_samples(info, SampleShape(), 0) == {"a": 6}
-    with pytest.raises(DataError, match=r"older version.*jobs/prepare\.py again"):
-        part_samples(info, SampleShape(), 3)
+    features = Folder(tmp_path)
+    write_table(features, SAMPLE_COUNTS, sample_counts_table({"a": COUNTS, "b": {}}))
+    found = part_samples(features, {"part_samples": {"a": 6, "b": 0}}, shape, budget)
+    assert found == {"a": expected, "b": 0}
 
 
 def test_every_sample_of_a_user_is_equally_likely():

@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raysys.data.core import Core, value_counts
 from raysys.data.events import event_schema
 from raysys.data.files import list_sources, pieces_of
-from raysys.data.core import Core, value_counts
 from raysys.data.parquet import read_table
-from raysys.data.partitions import Coded, from_shards, to_shards
 from raysys.data.stages import read_events, write_partition
 from raysys.errors import DataError
 from raysys.storage import Folder

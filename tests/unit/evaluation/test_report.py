@@ -24,7 +24,7 @@ from raysys.evaluation.findings import (
 from raysys.evaluation.histograms import short
 from raysys.evaluation.report import build_report, read_finished, short_names
 from raysys.evaluation.sections import Run, shareable
-from raysys.evaluation.summary import data_summary
+from raysys.evaluation.data_summary import data_summary
 from raysys.evaluation.user_panels import show_user
 from raysys.evaluation.verdict import judge
 from raysys.storage import Folder
