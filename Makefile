@@ -29,6 +29,7 @@ check: setup
 	$(BIN)/python -m pytest -q tests/unit tests/contract tests/property
 
 bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/run.py
 
 chaos: setup
