@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from raysys.data import epochs
+from raysys.data.core import Core
 from raysys.data.history import History
 from raysys.data.partitions import hash_rows, hash_text, sort_events
 from raysys.data.shapes import SampleShape
-from raysys.data.stages import Core
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed import datasets
 from raysys.errors import DataError
@@ -172,6 +172,7 @@ def test_k_core_equals_removing_one_offender_at_a_time(drawn, min_items, min_use
         for part in range(3):  # any partition by user will do
             own = [e for e in events if ord(e.user[0]) % 3 == part]
             if own:
+                own.sort(key=lambda event: event.user)
                 (Path(path) / "events").mkdir(exist_ok=True)
                 names.append(f"part-{part}.parquet")
                 ids = {"user_id": [e.user for e in own], "item_id": [e.item for e in own]}

@@ -53,8 +53,8 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
         ({"data": {"partitions": -1}}, "data.partitions: found -1, expected >= 0"),
         ({"data": {"time_unit": "min"}}, "data.time_unit: found 'min', expected one of s, ms, us, ns, iso"),
         (
-            {"data": {"columns": {"user": "u", "item": "i", "time": "t", "partition": "p"}}},
-            "data.columns.partition: this name is taken",
+            {"data": {"columns": {"user": "u", "item": "i", "time": "t", "type": "p"}}},
+            "data.columns.type: this name is taken",
         ),
         ({"session": {"gap_s": 0}}, "session.gap_s: found 0, expected >= 1"),
         ({"session": {"max_items": 0}}, "session.max_items: found 0, expected >= 1"),

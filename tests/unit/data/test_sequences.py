@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from raysys.data.partitions import Coded, hash_text
 from raysys.data.sequences import (
     SessionConfig,
     build_windows,
@@ -113,14 +114,18 @@ def test_seconds_are_what_counts_and_missing_session_ids_are_one_session():
             "session": pa.array(["s", None, None, None], pa.string()),
         }
     )
-    out, users = windows_of(table, SessionConfig(by_column=True), SESSION_UNIT)
-    assert users.to_pylist() == ["a", "b"]
+    users = Coded.of(table.column("user_id"))
+    out = windows_of(table, users, SessionConfig(by_column=True), SESSION_UNIT)
+    assert out.timeline.user_hash.tolist() == hash_text(pa.array(["a", "b"])).tolist()
+    assert out.timeline.offsets.tolist() == [0, 3, 4]
     assert out.timeline.at.tolist() == [1, 1, 20, 0]
     assert out.session.tolist() == [0, 1, 1, 0]
     assert out.cut.tolist() == [0, 0, 0, 0]
 
 
 def test_user_offsets_of_a_sorted_column_in_chunks():
-    offsets, users = user_offsets(pa.chunked_array([["a", "a"], ["a", "b"], []], pa.string()))
-    assert offsets.tolist() == [0, 3, 4]
-    assert users.to_pylist() == ["a", "b"]
+    users = Coded.of(pa.chunked_array([["a", "a"], ["a", "b"], []], pa.string()))
+    assert user_offsets(users).tolist() == [0, 3, 4]
+    assert users.values.to_pylist() == ["a", "b"]
+    assert user_offsets(Coded.of(pa.array([7, 7, -1]))).tolist() == [0, 2, 3]
+    assert user_offsets(Coded.of(pa.array([], pa.string()))).tolist() == [0]

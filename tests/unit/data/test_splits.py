@@ -5,7 +5,17 @@ import pyarrow as pa
 import pytest
 
 from raysys.data.partitions import hash_text
-from raysys.data.splits import HISTORY, TEST, TRAIN, VALID, VISIBLE, SplitConfig, Timeline, assign_roles
+from raysys.data.splits import (
+    CONTEXT,
+    HISTORY,
+    TEST,
+    TRAIN,
+    VALID,
+    VISIBLE,
+    SplitConfig,
+    Timeline,
+    assign_roles,
+)
 
 NAMES = {TRAIN: "t", VALID: "v", TEST: "T", HISTORY: "h"}
 
@@ -88,4 +98,8 @@ def test_no_users_and_users_without_events(kind):
 
 
 def test_what_a_history_may_hold_is_stated_once():
-    assert VISIBLE == {"train": (TRAIN,), "valid": (TRAIN, HISTORY), "test": (TRAIN, HISTORY, VALID)}
+    assert {part: set(roles) for part, roles in VISIBLE.items()} == {
+        "train": {TRAIN, CONTEXT},
+        "valid": {TRAIN, CONTEXT, HISTORY},
+        "test": {TRAIN, CONTEXT, HISTORY, VALID},
+    }
