@@ -65,7 +65,7 @@ class Outcome:
     """What a features folder says, in plain values that do not depend on partitions."""
 
     def __init__(self, features, info):
-        self.info = info
+        self.features, self.info = features, info
         self.items = Vocabulary.load(features / "vocabularies", "item")
         self.users = Vocabulary.load(features / "vocabularies", "user")
         names = [f"sequences/{name}" for name in sorted(info["part_events"])]
@@ -83,6 +83,14 @@ class Outcome:
             items = [self.ids[idx] for idx in events["item_idx"][own]]
             result[user] = list(zip(items, *columns, strict=True))
         return result
+
+    def column(self, name):
+        """user -> the stored values of an event column."""
+        names = [f"sequences/{part}" for part in sorted(self.info["part_events"])]
+        stored = load_sequences(self.features, names, (name,))
+        values, bounds = stored.events[name].tolist(), stored.offsets.tolist()
+        rows = zip(stored.user_id.to_pylist(), bounds[:-1], bounds[1:], strict=True)
+        return {user: values[start:stop] for user, start, stop in rows}
 
     def samples(self):
         """Sorted (user, history, target) of every training sample."""

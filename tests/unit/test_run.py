@@ -60,6 +60,20 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
         ({"session": {"max_items": 0}}, "session.max_items: found 0, expected >= 1"),
         ({"session": {"last_n": -1}}, "session.last_n: found -1, expected >= 0"),
         ({"session": {"by_column": True}}, "session.by_column: needs data.columns.session, which is not set"),
+        (
+            {"split": {"target_events": ["buy"]}},
+            "split.target_events: needs data.columns.event, which is not",
+        ),
+        (
+            {
+                "split": {"target_events": ["buy"]},
+                "data": {
+                    "columns": {"user": "u", "item": "i", "time": "t", "event": "e"},
+                    "keep_events": ["view"],
+                },
+            },
+            "split.target_events: found 'buy', which data.keep_events lacks",
+        ),
         ({"split": {"kind": "time"}}, "split.valid_from: missing"),
         (
             {"split": {"kind": "time", "valid_from": "x", "test_from": "2020-01-01"}},

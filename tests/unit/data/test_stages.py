@@ -38,7 +38,7 @@ def test_reading_counts_rows_and_leaves_rejected_ones_with_file_and_row(tmp_path
     pieces = pieces_of(sources[0])
     staged = Folder(tmp_path / "staged")
     blocks = list(read_events(pa.table({"item": [0]}), pieces, run.data, event_schema(run.data), staged, 5))
-    found = {number: table for number, table in from_shards(pa.concat_tables(blocks))}
+    found = dict(from_shards(pa.concat_tables(blocks)))
     assert {number: table.column("user_id").to_pylist() for number, table in found.items()} == {
         slow.hash_text(user) % 5: [user] for user in "ac"
     }
