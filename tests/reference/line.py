@@ -50,10 +50,19 @@ def shuffle_here(data, sources, new, schema, staged, num_partitions, base):
     return {row["partition"]: row["duplicates"] for row in rows}
 
 
-def prepare_here(run, out):
-    """`prepare` without Ray; returns the features folder and its manifest's info."""
+def prepare_here(run, out, asked=None):
+    """`prepare` without Ray; returns the features folder and its manifest's info.
+
+    `asked` gets the names of the files of every shuffle.
+    """
+
+    def shuffle_files(data, sources, new, *rest):
+        if asked is not None:
+            asked.append([source.name for source in new])
+        return shuffle_here(data, sources, new, *rest)
+
     with (
-        mock.patch.object(shuffle, "shuffle_files", shuffle_here),
+        mock.patch.object(shuffle, "shuffle_files", shuffle_files),
         mock.patch.object(shuffle, "run_tasks", in_a_loop),
         mock.patch.object(datasets, "run_tasks", in_a_loop),
     ):
