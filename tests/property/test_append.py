@@ -21,7 +21,7 @@ from tests.reference.line import prepare_here, run_of
 T = 1_600_000_000
 COLUMNS = {"event": "kind", "store": "shop"}
 NAMES = ("user", "item", "time", "kind", "shop")
-some = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+some = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 rows = st.lists(
     st.tuples(
