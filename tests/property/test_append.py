@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from raysys.data import files
+from raysys.data import files, text_files
 from raysys.distributed import shuffle
 from raysys.errors import DataError
 from raysys.storage import Folder
@@ -94,6 +94,7 @@ def test_appending_files_in_any_order_equals_building_from_scratch(
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(files, "BYTES_PER_PIECE", 90),
         mock.patch.object(files, "ROWS_PER_PIECE", 3),
+        mock.patch.object(text_files, "BLOCK_BYTES", 70),
     ):
         log = Path(folder) / "log"
         log.mkdir()
@@ -139,6 +140,7 @@ def grown(tmp_path):
 
 
 def scratch(folder, run=None):
+    Folder(folder / "scratch").delete()
     return content(prepare_here(run or run_on(folder), folder / "scratch")[0])
 
 
@@ -249,6 +251,19 @@ def test_ids_that_are_no_longer_whole_numbers_mean_from_scratch(tmp_path):
     features, _ = prepare_here(run_on(tmp_path), tmp_path / "out", asked)
     assert asked == [["a.parquet", "b.parquet"]]
     equal(content(features), scratch(tmp_path))
+
+
+def test_columns_named_in_another_order_are_stored_in_that_order(tmp_path):
+    (tmp_path / "log").mkdir()
+    write(tmp_path / "log/a", visits(by_partition(0), 0), "csv")
+    prepare_here(run_on(tmp_path), tmp_path / "out")
+    write(tmp_path / "log/b", visits(by_partition(0), 1), "csv")
+    for extra in ({"basket": "item", "store": "shop"}, {"store": "shop", "basket": "item"}):
+        data = {"partitions": 3, "max_reject_fraction": 1.0}
+        run = run_of(f"{tmp_path}/log/*", {"event": "kind", **extra}, data=data)
+        features, _ = prepare_here(run, tmp_path / "out")
+        equal(content(features), scratch(tmp_path, run))
+        write(tmp_path / "log/c", visits(by_partition(0), 2), "csv")
 
 
 def test_a_log_that_outgrew_its_partitions_is_built_anew_with_more_of_them(grown):
