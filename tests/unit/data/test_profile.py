@@ -36,21 +36,22 @@ def sorted_log(drawn):
     return users
 
 
-def arrays(users, session, split, by_session):
-    """Return what `profile_partition` takes of some users."""
+def arrays(users, session, split, by_session, num_targets=NUM_ITEMS):
+    """Return what `profile_partition` takes of some users; items from `num_targets` on are no targets."""
     sizes = [len(own) for own in users.values()]
     events = [event for own in users.values() for event in own]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     time_ns = np.array([event["time_ns"] for event in events], np.int64)
     hashes = np.array([sum(map(ord, user)) * 0x9E3779B97F4A7C15 % 2**64 for user in users], np.uint64)
-    windows = build_windows(offsets, time_ns // 10**9, None, hashes, session, split)
+    item = np.array([event["item"] for event in events], np.int32)
+    windows = build_windows(offsets, time_ns // 10**9, None, hashes, session, split, item < num_targets)
     whole = windows.timeline.unit if by_session else None
     return {
         "offsets": offsets,
         "users": pa.array(list(users), pa.string()),
         "at": time_ns // 10**9,
         "time_ns": time_ns,
-        "item": np.array([event["item"] for event in events], np.int32),
+        "item": item,
         "num_items": NUM_ITEMS,
         "session": windows.session,
         "role": windows.role,
@@ -103,13 +104,16 @@ rows = st.lists(
     kind=st.sampled_from(["leave_one_out", "time"]),
     parts=st.lists(st.integers(0, 3), min_size=9, max_size=9),
     block=st.sampled_from([1, 5, 2**17]),
+    num_targets=st.sampled_from([NUM_ITEMS, 7]),
 )
-def test_any_parts_add_up_to_the_slow_reference(drawn, gap_s, max_items, unit, kind, parts, block):
+def test_any_parts_add_up_to_the_slow_reference(
+    drawn, gap_s, max_items, unit, kind, parts, block, num_targets
+):
     session = SessionConfig(gap_s=gap_s, max_items=max_items)
     cutoffs = {"valid_from": "2020-09-13T12:26:50", "test_from": "2020-12-01"} if kind == "time" else {}
     split = SplitConfig(kind=kind, unit=unit, **cutoffs)
     users = sorted_log(drawn)
-    whole_log = arrays(users, session, split, unit == "session")
+    whole_log = arrays(users, session, split, unit == "session", num_targets)
     counts = np.bincount(whole_log["item"][whole_log["role"] == 0], minlength=NUM_ITEMS)
     kept = module.BLOCK
     module.BLOCK = block
@@ -117,7 +121,7 @@ def test_any_parts_add_up_to_the_slow_reference(drawn, gap_s, max_items, unit, k
         totals, rest = [], []
         for number in range(4):
             some = {user: own for user, own in users.items() if parts[int(user[1:])] == number}
-            found = arrays(some, session, split, unit == "session")
+            found = arrays(some, session, split, unit == "session", num_targets)
             totals.append(profile_partition(**found, config=session))
             rest.append(held_out(found["item"], found["role"], counts))
     finally:
