@@ -148,6 +148,7 @@ def test_stored_sequences_samples_and_queries_equal_the_slow_reference(drawn, se
     events = as_events(drawn)
     known = [e for e in events if not types["known_events"] or e.kind in types["known_events"]]
     kept = [e for e in known if not types["keep_events"] or e.kind in types["keep_events"]]
+    assume(kept)
     with tempfile.TemporaryDirectory() as folder:
         outcome = prepared(folder, events, session, split, **types)
         assume(outcome is not None)
