@@ -69,6 +69,12 @@ class RunConfig:
             )
         if self.session.by_column and "session" not in self.data.columns:
             raise ConfigError("session.by_column: needs data.columns.session, which is not set")
+        if self.split.target_events and "event" not in self.data.columns:
+            raise ConfigError("split.target_events: needs data.columns.event, which is not set")
+        for name in self.split.target_events:
+            for key, kinds in (("keep", self.data.keep_events), ("known", self.data.known_events)):
+                if kinds and name not in kinds:
+                    raise ConfigError(f"split.target_events: found {name!r}, which data.{key}_events lacks")
         for name in ("cluster.use_gpu",) if self.cluster.use_gpu and self.cluster.workers == 0 else ():
             raise ConfigError(f"{name}: needs cluster.workers >= 1; workers = 0 runs in the calling process")
 
@@ -76,7 +82,15 @@ class RunConfig:
     def events_digest(self) -> str:
         """Digest of what decides which rows of the log become which events."""
         data = config.to_table(self.data)
-        for name in ("events", "partitions", "items", "users", "min_item_events", "min_user_events"):
+        for name in (
+            "events",
+            "partitions",
+            "source",
+            "items",
+            "users",
+            "min_item_events",
+            "min_user_events",
+        ):
             data.pop(name, None)
         return config.digest([data])
 

@@ -146,8 +146,8 @@ def grown(log: Mapping[str, Any], schema: pa.Schema, marks: Mapping[str, str]) -
 
     Args:
         log: the manifest's entry.
-        schema: of the events of the log as it is now.
+        schema: of the events of the log as it is now; the order of its columns counts.
         marks: file -> its mark (size and time of change) now.
     """
-    same = log["schema"] == {field.name: str(field.type) for field in schema}
+    same = list(log["schema"].items()) == [(field.name, str(field.type)) for field in schema]
     return same and all(marks.get(entry["file"]) == entry["mark"] for entry in log["files"])

@@ -21,7 +21,7 @@ def describe(
 
     Args:
         total: merged totals of every partition, at least one event.
-        item_counts: as in `profile_partition`.
+        item_counts: (V,) training events of each item in the whole log.
         session: the gap to be marked.
         num_values: event-level feature -> number of its distinct values.
     """

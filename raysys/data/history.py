@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from raysys.data.parsing import combine
 from raysys.data.shapes import ALL
-from raysys.data.splits import VISIBLE
+from raysys.data.splits import CONTEXT, VISIBLE
 from raysys.errors import DataError
 from raysys.storage import Folder
 
@@ -99,7 +99,7 @@ def dense(column: pa.ChunkedArray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Visible:
-    """The events that histories of a part may hold, flat.
+    """The events that histories of a part may hold, or those that are targets, flat.
 
     Attributes:
         events: name -> (F,) array; without `cut` and `role`.
@@ -114,7 +114,20 @@ class Visible:
 
 def visible_events(sequences: Sequences, part: str) -> Visible:
     """Return the events that histories of the part "train", "valid" or "test" may hold."""
-    seen = np.isin(sequences.events["role"], VISIBLE[part])
+    return _chosen(sequences, np.isin(sequences.events["role"], VISIBLE[part]))
+
+
+def without_context(sequences: Sequences, part: str) -> Visible:
+    """Return the same without context: under "train" the training events, which are its targets.
+
+    What a user viewed may come after what is held out, so only a history, which ends before its target, may
+    hold it.
+    """
+    roles = set(VISIBLE[part]) - {CONTEXT}
+    return _chosen(sequences, np.isin(sequences.events["role"], list(roles)))
+
+
+def _chosen(sequences: Sequences, seen: np.ndarray) -> Visible:
     count = np.concatenate([[0], np.cumsum(seen)])
     events = {name: values[seen] for name, values in sequences.events.items() if name not in ("cut", "role")}
     if "long_start" in events:  # a position within the user's stored events becomes one among the visible

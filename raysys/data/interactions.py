@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from raysys.data.history import Sequences, load_sequences, visible_events
+from raysys.data.history import Sequences, load_sequences, without_context
 from raysys.storage import Folder
 
 Value = Literal["weight", "rating"]
@@ -31,14 +31,14 @@ class Entries:
 
     @staticmethod
     def of(sequences: Sequences, value: Value | None = None, part: str = "train") -> "Entries":
-        """Return the cells of some users' events that histories of a part may hold.
+        """Return the cells of some users' events that histories of a part may hold, context left out.
 
         Args:
             sequences: with `user_idx` and the event columns `item_idx`, `role`, `at` and the value's.
             value: the column that is summed; None: each event weighs 1. A mean is sum / count.
             part: "train": training events; "valid" and "test": what a query's history may hold, for seeds.
         """
-        visible = visible_events(sequences, part)
+        visible = without_context(sequences, part)
         user_idx = np.repeat(sequences.user_idx, np.diff(visible.offsets))
         total = len(user_idx)
         weight = visible.events[value].astype(np.float64) if value else np.ones(total)

@@ -93,7 +93,7 @@ class DataConfig:
     keep_duplicates: bool = False
     """Keep rows that repeat another row in every column; otherwise they are rejected as `duplicate`."""
     partitions: int = 0
-    """Number of user partitions; 0: one per 64 MB of log, at least 4. Results do not depend on it."""
+    """Number of user partitions; 0: one per 500,000 rows, at least 4. Results do not depend on it."""
 
     def __post_init__(self) -> None:
         require(bool(self.events), "events: found nothing, expected a path, a glob or a URI")

@@ -1,7 +1,7 @@
 """Samples without a history: pairs of items that occur together, ratings, and the graph of transitions.
 
-Only training events take part; held-out events are as if they had never been logged, so two training
-events with a held-out one between them are neighbours.
+Only training events take part; held-out and context events are as if they had never been logged, so two
+training events with one of them between are neighbours.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysys.data.history import Sequences, Visible, take, user_columns, visible_events, widen
+from raysys.data.history import Sequences, Visible, take, user_columns, widen, without_context
 from raysys.data.shapes import SampleShape
 
 
@@ -67,7 +67,7 @@ class PairSamples:
 
 def pair_samples(sequences: Sequences, shape: SampleShape) -> PairSamples:
     """Return the centers of the role `train`, as `shape.window`, `by_session` and `booked_weight` say."""
-    visible = visible_events(sequences, "train")
+    visible = without_context(sequences, "train")
     owner, group = _groups(visible, shape.by_session)
     total = len(owner)
     bounds = np.append(np.flatnonzero(group), total)
@@ -121,7 +121,7 @@ class RatingSamples:
 
 def rating_samples(sequences: Sequences, shape: SampleShape) -> RatingSamples:
     """Return the ratings of the role `train`; needs the event column `rating` and `user_idx`."""
-    visible = visible_events(sequences, "train")
+    visible = without_context(sequences, "train")
     owner = np.repeat(np.arange(len(visible.offsets) - 1), np.diff(visible.offsets))
     return RatingSamples(sequences, visible, owner, shape)
 
@@ -145,7 +145,7 @@ class Transitions:
 
         Needs the event columns `item_idx`, `role` and `session`.
         """
-        visible = visible_events(sequences, "train")
+        visible = without_context(sequences, "train")
         _, begins = _groups(visible, by_session=True)
         item = visible.events["item_idx"]
         inner = ~begins[1:]

@@ -16,6 +16,7 @@ from raysys.data.parsing import combine
 
 MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 SECOND_NS = 10**9
+LARGEST = 2**63 - 1
 WHOLE_NUMBERS = ("time_ns", "order", "place")
 
 
@@ -47,7 +48,7 @@ class Coded:
         coded = combine(column)
         if not pa.types.is_dictionary(coded.type):
             coded = coded.dictionary_encode()
-        indices, values = coded.indices, coded.dictionary.cast(pa.large_string())
+        indices, values = coded.indices.cast(pa.int32()), coded.dictionary.cast(pa.large_string())
         if indices.null_count:
             indices = pc.fill_null(indices, len(values))
         return Coded(values, np.asarray(indices.to_numpy(zero_copy_only=False)))
@@ -161,6 +162,8 @@ def _narrow(events: pa.Table) -> pa.Table:
             continue
         values = np.asarray(events.column(number).to_numpy())
         low, unit = int(values.min()), 1
+        if int(values.max()) - low > LARGEST:  # int64 does not hold the difference
+            continue
         above = values - low
         if field.name == "time_ns":
             seconds = above // SECOND_NS

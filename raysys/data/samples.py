@@ -1,6 +1,7 @@
 """Training samples with a history, cut while streaming: next item, next n, whole sequences.
 
-Under every shape a history holds only training events that lie strictly before its target's unit. With
+Under every shape a history holds only training and context events that lie strictly before its target's
+unit. With
 `split.unit = "event"` the events of a user are in a total order and each is its own unit; with "session"
 a unit is a session, and nothing of it, nor of another one that starts at the same second, is shown to its
 events.
@@ -23,11 +24,12 @@ from raysys.data.history import (
     take,
     user_columns,
     visible_events,
+    without_context,
 )
 from raysys.data.partitions import hash_text
 from raysys.data.shapes import EVENT, SampleShape
 from raysys.data.short_long import ShortLongCutter
-from raysys.data.splits import TRAIN
+from raysys.data.splits import CONTEXT, TRAIN
 
 DAY_S = 86_400
 NEXT_ITEM = SampleShape()
@@ -99,14 +101,14 @@ class NextItemSamples:
 
     Attributes:
         sequences: what they were cut from.
-        visible: the training events.
+        trained: the training events.
         history: N histories.
-        position: (N,) int64 positions of the targets in `visible`.
+        position: (N,) int64 positions of the targets in `trained`.
         shape, items, newest_at: see `training_samples`.
     """
 
     sequences: Sequences
-    visible: Visible
+    trained: Visible
     history: History
     position: np.ndarray
     shape: SampleShape
@@ -122,12 +124,12 @@ class NextItemSamples:
 
     @property
     def place(self) -> np.ndarray:
-        return self.position - self.history.start
+        return self.position - self.trained.offsets[self.owner]
 
     @property
     def target(self) -> np.ndarray:
         """(N,) item_idx of the targets."""
-        return self.history.events["item_idx"][self.position]
+        return self.trained.events["item_idx"][self.position]
 
     @cached_property
     def _inputs(self) -> Inputs:
@@ -139,11 +141,10 @@ class NextItemSamples:
         real = np.ones(len(rows), dtype=bool)
         if self.shape.next_items > 1:
             index = index[:, None] + np.arange(self.shape.next_items)
-            real = index < self.visible.offsets[users + 1][:, None]
-        events = self.history.events
+            real = index < self.trained.offsets[users + 1][:, None]
         return {
             **self._inputs.batch(rows),
-            **target_columns(events, index, real, self.shape, self.newest_at),
+            **target_columns(self.trained.events, index, real, self.shape, self.newest_at),
             **user_columns(self.sequences, users, self.shape.user_idx),
         }
 
@@ -170,8 +171,15 @@ def training_samples(
     history = history_of(sequences, visible, targets)
     usable = np.flatnonzero(history.stop > history.start)
     kept = History(history.events, history.start[usable], history.stop[usable], history.user[usable])
-    # targets and visible events are both the events of the role `train`, in stored order
-    return NextItemSamples(sequences, visible, kept, usable, shape, items or {}, newest_at)
+    return NextItemSamples(
+        sequences, _trained(sequences, visible), kept, usable, shape, items or {}, newest_at
+    )
+
+
+def _trained(sequences: Sequences, visible: Visible) -> Visible:
+    """Return the training events, which are the visible ones where a log has no context."""
+    has_context = bool((sequences.events["role"] == CONTEXT).any())
+    return without_context(sequences, "train") if has_context else visible
 
 
 @dataclass(frozen=True)
@@ -180,12 +188,15 @@ class SequenceSamples:
 
     Attributes:
         sequences: what they were cut from.
+        trained: the training events.
         history: N ranges of inputs, those that have a target.
-        following: (F,) int64: the position of each visible event's target; only meaningful inside the ranges.
+        following: (F,) int64: the position in `trained` of each visible event's target; only meaningful
+            inside the ranges.
         shape: what batches hold.
     """
 
     sequences: Sequences
+    trained: Visible
     history: History
     following: np.ndarray
     shape: SampleShape
@@ -203,12 +214,12 @@ class SequenceSamples:
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return `history` and `target` (B, T), `profile_*` and what else the shape names."""
-        history, events = self.history, self.history.events
+        history = self.history
         index, real = last_positions(history.start[rows], history.stop[rows], self.shape.history_length)
         after = self.following[np.maximum(index, 0)]
         return {
             **Inputs(history, self.shape, {}).batch(rows),
-            **target_columns(events, after, real, self.shape, 0),
+            **target_columns(self.trained.events, after, real, self.shape, 0),
             **user_columns(self.sequences, history.user[rows], self.shape.user_idx),
         }
 
@@ -216,11 +227,11 @@ class SequenceSamples:
 def sequence_samples(sequences: Sequences, shape: SampleShape, seed: int = 0) -> SequenceSamples:
     """Return one sample per user with at least one training event that has a history.
 
-    The target of input t is the next training event whose history holds t: under unit = "event" simply the
-    event after it. Under unit = "session" the inputs of a session have the whole next unit ahead of them and
-    nothing of their own; they take its events in turn, the first input the first event, from the start again
-    where it has fewer. No input up to t is of the target's unit, so a causal model sees nothing that it
-    should not.
+    Inputs are training and context events. The target of input t is the next training event whose history
+    holds t: under unit = "event" simply the one after it. Under unit = "session" the inputs of a session
+    have the whole next unit ahead of them and nothing of their own; they take its events in turn, the first
+    input the first event, from the start again where it has fewer. No input up to t is of the target's unit,
+    so a causal model sees nothing that it should not.
 
     Args:
         sequences: with the columns that the shape names.
@@ -228,22 +239,30 @@ def sequence_samples(sequences: Sequences, shape: SampleShape, seed: int = 0) ->
         seed: of these draws; one per epoch.
     """
     visible = visible_events(sequences, "train")
+    trained = _trained(sequences, visible)
     targets = np.flatnonzero(sequences.events["role"] == TRAIN)
     history = history_of(sequences, visible, targets)
-    total = len(targets)
-    # `stop` never falls, so the first event that has input t in its history is found by bisection
-    first = np.searchsorted(history.stop, np.arange(total), side="right")
-    inside = np.minimum(first, total - 1)
-    last = np.searchsorted(history.stop, history.stop[inside], side="right") if total else first
-    turn = np.arange(total) - history.stop[inside - 1]
-    following = inside + turn % np.maximum(last - inside, 1)
-    filled = np.flatnonzero(np.diff(visible.offsets) > 0)
+    following = _in_turn(history, int(visible.count[-1]))
+    filled = np.flatnonzero(np.diff(trained.offsets) > 0)
     start = visible.offsets[filled]
-    stop = history.stop[visible.offsets[filled + 1] - 1]
+    stop = history.stop[trained.offsets[filled + 1] - 1]
     used = stop > start
     users, start, stop = filled[used], start[used], stop[used]
     if shape.windows == "random":
         spare = np.maximum(stop - start - shape.history_length, 0)
         drawn = uniform(hash_text(sequences.user_id)[users], seed)
         stop = stop - np.floor(drawn * (spare + 1)).astype(np.int64)
-    return SequenceSamples(sequences, History(visible.events, start, stop, users), following, shape)
+    return SequenceSamples(sequences, trained, History(visible.events, start, stop, users), following, shape)
+
+
+def _in_turn(history: History, num_inputs: int) -> np.ndarray:
+    """Return (num_inputs,) int64: each input's target as a row of `history`, the histories of all targets."""
+    inputs, stop = np.arange(num_inputs), history.stop
+    if not len(stop):
+        return inputs
+    # `stop` never falls, so the first event that has input t in its history is found by bisection
+    first = np.minimum(np.searchsorted(stop, inputs, side="right"), len(stop) - 1)
+    last = np.searchsorted(stop, stop[first], side="right")
+    before = np.append(stop, 0)[first - 1]  # nothing is before the first one
+    turn = inputs - np.maximum(before, history.start[first])
+    return first + turn % np.maximum(last - first, 1)

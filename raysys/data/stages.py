@@ -99,7 +99,7 @@ def read_events(
         yield SHARDS.empty_table()
         name = f"{piece.source.number:05d}-{piece.start:012d}"
         if rejected:
-            write_table(staged, f"rejected/read-{name}.parquet", pa.concat_tables(rejected))
+            write_table(staged, f"rejected/read-{name}.parquet", pa.concat_tables(rejected).combine_chunks())
         counts = Counts(rows, dict(reasons), dict(dropped), [(piece.first_position, rows)])
         staged.write_json(f"stats/{name}.json", vars(counts))
 

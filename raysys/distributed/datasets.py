@@ -98,8 +98,14 @@ def _side_fingerprints(data: DataConfig) -> dict[str, str]:
 def base_of(
     run: RunConfig, target: Folder, found: Manifest | None, sources: list[Source], schema: pa.Schema
 ) -> Base | None:
-    """Return what the features there are hold of this log, or None where they must be built from scratch."""
+    """Return what the features there are hold of this log, or None where they must be built from scratch.
+
+    An object store has no folder beside the old one: there the old features go before the new ones come.
+    """
     if found is None or found.code_version != __version__ or found.info["log"]["config"] != run.events_digest:
+        return None
+    if not target.is_local:
+        logger.info(fields(append="no", reason="the features are on an object store"))
         return None
     log = found.info["log"]
     if not grown(log, schema, {source.uri: mark_of(source) for source in sources}):

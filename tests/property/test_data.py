@@ -25,7 +25,7 @@ from tests.reference import data as slow
 from tests.reference.line import Outcome, in_a_loop, prepare_here, run_of
 
 START = 1_600_000_000
-ROLES = {slow.TRAIN: 0, slow.VALID: 1, slow.TEST: 2, slow.HISTORY: 3}
+ROLES = {slow.TRAIN: 0, slow.VALID: 1, slow.TEST: 2, slow.HISTORY: 3, slow.CONTEXT: 4}
 VALID_FROM, TEST_FROM = START + 30, START + 60
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 many = settings(max_examples=60)
@@ -38,6 +38,7 @@ rows = st.lists(
         st.sampled_from([0, 0, 0, 500_000_000]),  # nanoseconds within it
         st.integers(0, 2),  # order
         st.sampled_from(["s", "t", None]),  # session
+        st.sampled_from(["buy", "buy", "view", None]),  # event type
     ),
     min_size=6,
     max_size=40,
@@ -48,9 +49,10 @@ sessions = st.fixed_dictionaries(
         "max_items": st.sampled_from([1, 2, 3, 50]),
         "by_column": st.booleans(),
         "long_term_s": st.sampled_from([1, 10, 40, 604_800, 2**62]),
+        "long_term_events": st.sampled_from([0, 0, 1, 4]),
     }
 )
-splits = st.one_of(
+kinds = st.one_of(
     st.fixed_dictionaries({"kind": st.just("leave_one_out"), "unit": st.sampled_from(["event", "session"])}),
     st.fixed_dictionaries(
         {
@@ -72,10 +74,24 @@ splits = st.one_of(
 )
 
 
+splits = st.builds(
+    lambda split, target_events: {**split, "target_events": target_events},
+    kinds,
+    st.sampled_from([[], [], ["buy"], ["buy", "view"]]),
+)
+types = st.fixed_dictionaries(
+    {
+        "known_events": st.sampled_from([[], ["view", "buy"]]),
+        "keep_events": st.sampled_from([[], [], ["view", "buy"]]),
+        "event_weights": st.sampled_from([{}, {"buy": 4.0, "view": 0.5}, {"view": 0.0}]),
+    }
+)
+
+
 def as_events(drawn):
     return [
-        slow.Event(user, item, (START + second) * 10**9 + ns, order, session, 0, row)
-        for row, (user, item, second, ns, order, session) in enumerate(drawn)
+        slow.Event(user, item, (START + second) * 10**9 + ns, order, session, 0, row, kind)
+        for row, (user, item, second, ns, order, session, kind) in enumerate(drawn)
     ]
 
 
@@ -87,6 +103,7 @@ def write_log(path, events, row_group_size=None):
             "time": pa.array([e.time_ns for e in events], pa.int64()),
             "order": pa.array([e.order for e in events], pa.int64()),
             "session": pa.array([e.session for e in events], pa.string()),
+            "kind": pa.array([e.kind for e in events], pa.string()),
         }
     )
     pq.write_table(table, path, row_group_size=row_group_size)
@@ -95,7 +112,7 @@ def write_log(path, events, row_group_size=None):
 
 def prepared(folder, events, session=None, split=None, **data):
     """Return the run's outcome, or None where a part is empty."""
-    columns = {"order": "order", "session": "session"}
+    columns = {"order": "order", "session": "session", "event": "kind"}
     run = run_of(
         data.pop("path", None) or write_log(Path(folder) / "log.parquet", events),
         columns,
@@ -125,18 +142,33 @@ def reference_split(split):
 # --- the slow reference agrees with the fast code
 
 
-@given(rows, sessions, splits)
+@given(rows, sessions, splits, types)
 @few
-def test_stored_sequences_samples_and_queries_equal_the_slow_reference(drawn, session, split):
+def test_stored_sequences_samples_and_queries_equal_the_slow_reference(drawn, session, split, types):
     events = as_events(drawn)
+    known = [e for e in events if not types["known_events"] or e.kind in types["known_events"]]
+    kept = [e for e in known if not types["keep_events"] or e.kind in types["keep_events"]]
+    assume(kept)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = prepared(folder, events, session, split)
+        outcome = prepared(folder, events, session, split, **types)
         assume(outcome is not None)
-        expected = slow.user_lines(slow.without_duplicates(events), session, reference_split(split))
+        assert outcome.info["rejected"].get("unknown_event", 0) == len(events) - len(known)
+        assert outcome.info["dropped"].get("event_not_kept", 0) == len(known) - len(kept)
+        expected = slow.user_lines(slow.without_duplicates(kept), session, reference_split(split))
         lines = outcome.lines()
         assert sorted(lines) == sorted(expected)
-        train_counts = Counter()
+        codes = Vocabulary.load(outcome.features / "vocabularies", "event_type")
+        number = {None: 1, **{kind: idx + 2 for idx, kind in enumerate(codes.ids.to_pylist())}}
+        stored_types = outcome.column("event_type")
+        weights = outcome.column("weight") if types["event_weights"] else {}
+        train_counts, train_types = Counter(), Counter()
         for user, line in expected.items():
+            assert stored_types[user] == [number[e.kind] for e in line.events]
+            if weights:
+                assert weights[user] == [types["event_weights"].get(e.kind, 1.0) for e in line.events]
+            train_types.update(
+                e.kind for e, role in zip(line.events, line.role, strict=True) if role == slow.TRAIN
+            )
             wanted = zip(
                 [e.item for e in line.events],
                 [e.at for e in line.events],
@@ -150,6 +182,9 @@ def test_stored_sequences_samples_and_queries_equal_the_slow_reference(drawn, se
             train_counts.update(
                 e.item for e, role in zip(line.events, line.role, strict=True) if role == slow.TRAIN
             )
+        assert dict(zip(codes.ids.to_pylist(), codes.counts.tolist(), strict=True)) == {
+            kind: train_types[kind] for kind in number if kind is not None
+        }
         samples_ = [(user, *pair) for user, line in expected.items() for pair in line.samples()]
         assert outcome.samples() == sorted(samples_)
         assert outcome.info["samples"] == len(samples_)
@@ -172,6 +207,7 @@ def test_k_core_equals_removing_one_offender_at_a_time(drawn, min_items, min_use
         for part in range(3):  # any partition by user will do
             own = [e for e in events if ord(e.user[0]) % 3 == part]
             if own:
+                own.sort(key=lambda event: event.user)
                 (Path(path) / "events").mkdir(exist_ok=True)
                 names.append(f"part-{part}.parquet")
                 ids = {"user_id": [e.user for e in own], "item_id": [e.item for e in own]}
@@ -217,9 +253,12 @@ def test_sessions_partition_the_events_and_no_window_looks_ahead(drawn, session,
                 if by_unit:
                     assert all(at[seen] < at[place] for seen in range(cut[place]))
                 assert start[place] <= place
-                assert all(
-                    at[place] - at[long] <= session["long_term_s"] for long in range(start[place], place)
-                )
+                if session["long_term_events"]:
+                    assert place - start[place] == min(place, session["long_term_events"])
+                else:
+                    assert all(
+                        at[place] - at[long] <= session["long_term_s"] for long in range(start[place], place)
+                    )
             for first in starts:  # the long term of a session ends where the session starts
                 long_term = set(range(start[first], first))
                 assert not long_term & {p for p in range(len(line)) if ordinal[p] == ordinal[first]}
@@ -233,14 +272,15 @@ def test_training_never_holds_a_held_out_event(drawn, split):
     with tempfile.TemporaryDirectory() as folder:
         outcome = prepared(folder, events, None, split)
         assume(outcome is not None)
-        held_out = Counter()
-        trained = Counter()
+        trained, context = Counter(), Counter()
         for user, line in outcome.lines().items():
             for item, *_, role in line:
-                (trained if role == 0 else held_out)[user, item] += 1
+                trained[user, item] += role == 0
+                context[user, item] += role == 4
+        visible = +trained + context
         for user, history, target in outcome.samples():
-            assert (user, target) in trained
-            assert all((user, item) in trained for item in history)
+            assert trained[user, target]
+            assert all(visible[user, item] for item in history)
         assert outcome.items.counts.sum() == trained.total()  # popularity excludes what is held out
         assert outcome.users.counts.sum() == trained.total()
 
@@ -254,8 +294,8 @@ def test_results_do_not_depend_on_files_rows_partitions_or_blocks(
     drawn, session, split, seed, partitions, num_files
 ):
     events = [
-        slow.Event(user, item, (START + second) * 10**9, place, session_, 0, place)
-        for place, (user, item, second, _, _, session_) in enumerate(drawn)
+        slow.Event(user, item, (START + second) * 10**9, place, session_, 0, place, kind)
+        for place, (user, item, second, _, _, session_, kind) in enumerate(drawn)
     ]
     generator = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -38,6 +38,7 @@ baskets = st.lists(
         st.just(0),
         st.integers(0, 2),
         st.sampled_from(["s", "t", None]),
+        st.sampled_from(["buy", "buy", "view", None]),
     ),
     min_size=16,
     max_size=40,
@@ -55,21 +56,22 @@ class Prepared:
         self.session = session
         events = [
             slow.RichEvent(
-                user, item, (START + second) * 10**9 + ns, order, mark, 0, row,
+                user, item, (START + second) * 10**9 + ns, order, mark, 0, row, kind,
                 weight=float((row * 7) % 4), rating=float(row % 5), act="abc"[row % 3],
             )
-            for row, (user, item, second, ns, order, mark) in enumerate(drawn)
+            for row, (user, item, second, ns, order, mark, kind) in enumerate(drawn)
         ]  # fmt: skip
         columns = ("user", "item", "time_ns", "order", "session", "weight", "rating", "act")
         table = pa.table({name: [getattr(e, name) for e in events] for name in columns})
         table = table.set_column(4, "session", table.column("session").cast(pa.string()))
+        table = table.append_column("kind", pa.array([e.kind for e in events], pa.string()))
         pq.write_table(table, f"{folder}/log.parquet")
         side = {"id": list(CATEGORY), "category": list(CATEGORY.values()), "tags": list(TAGS.values())}
         pq.write_table(pa.table(side), f"{folder}/items.parquet")
         kinds = {"category": {"kind": "categorical"}, "tags": {"kind": "multi_valued"}}
         run = run_of(
             f"{folder}/log.parquet",
-            {"time": "time_ns", **{name: name for name in columns[3:]}},
+            {"time": "time_ns", "event": "kind", **{name: name for name in columns[3:]}},
             data={
                 "time_unit": "ns",
                 "keep_duplicates": True,

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 
 from raysys.seeds import derive_seed
 
-TRAIN, VALID, TEST, HISTORY = "train", "valid", "test", "history"
-VISIBLE = {TRAIN: (TRAIN,), VALID: (TRAIN, HISTORY), TEST: (TRAIN, HISTORY, VALID)}
+TRAIN, VALID, TEST, HISTORY, CONTEXT = "train", "valid", "test", "history", "context"
+VISIBLE = {
+    TRAIN: (TRAIN, CONTEXT),
+    VALID: (TRAIN, CONTEXT, HISTORY),
+    TEST: (TRAIN, CONTEXT, HISTORY, VALID),
+}
 BITS = 2**64 - 1
 
 
@@ -25,6 +29,7 @@ class Event:
     session: str | None = None
     file: int = 0
     row: int = 0
+    kind: str | None = None
 
     @property
     def at(self):
@@ -58,7 +63,7 @@ def without_duplicates(events):
     """Keep the first, by file and row, of rows that are equal in every column."""
     seen, kept = set(), []
     for event in sorted(events, key=lambda e: (e.file, e.row)):
-        content = (event.user, event.item, event.time_ns, event.order, event.session)
+        content = (event.user, event.item, event.time_ns, event.order, event.session, event.kind)
         if content not in seen:
             seen.add(content)
             kept.append(event)
@@ -138,8 +143,31 @@ def long_start(events, reach_s):
     return [sum(1 for other in events if event.at - other.at > reach_s) for event in events]
 
 
+def long_start_in_events(events, reach):
+    """Return, per event, the place `reach` events before it, or the first one."""
+    return [max(place - reach, 0) for place in range(len(events))]
+
+
 def roles(user, events, number, split):
-    """Return one user's roles; `split` is a dict of the section's keys."""
+    """Return one user's roles; `split` is a dict of the section's keys.
+
+    The split is that of the user's log without the events that are no targets, which are context.
+    """
+    if not split.get("target_events"):
+        return split_roles(user, events, number, split)
+    places = [place for place, event in enumerate(events) if event.kind in split["target_events"]]
+    result = [CONTEXT] * len(events)
+    if places:
+        left = sorted({number[place] for place in places})
+        numbers = [left.index(number[place]) for place in places]
+        own = split_roles(user, [events[place] for place in places], numbers, split)
+        for place, role in zip(places, own, strict=True):
+            result[place] = role
+    return result
+
+
+def split_roles(user, events, number, split):
+    """Return one user's roles where every event may be a target."""
     kind, size = split["kind"], len(events)
     if kind == "leave_one_out":
         last = number[-1]
@@ -213,6 +241,9 @@ def user_lines(events, session, split):
         ordinals = []
         for ordinal, piece in enumerate(capped(raw_sessions(own, gap_s, by_column), session["max_items"])):
             ordinals += [ordinal] * len(piece)
-        start = long_start(own, session["long_term_s"])
+        if session.get("long_term_events"):
+            start = long_start_in_events(own, session["long_term_events"])
+        else:
+            start = long_start(own, session["long_term_s"])
         lines[user] = UserLine(own, ordinals, cut, start, roles(user, own, number, split))
     return lines

@@ -50,10 +50,19 @@ def shuffle_here(data, sources, new, schema, staged, num_partitions, base):
     return {row["partition"]: row["duplicates"] for row in rows}
 
 
-def prepare_here(run, out):
-    """`prepare` without Ray; returns the features folder and its manifest's info."""
+def prepare_here(run, out, asked=None):
+    """`prepare` without Ray; returns the features folder and its manifest's info.
+
+    `asked` gets the names of the files of every shuffle.
+    """
+
+    def shuffle_files(data, sources, new, *rest):
+        if asked is not None:
+            asked.append([source.name for source in new])
+        return shuffle_here(data, sources, new, *rest)
+
     with (
-        mock.patch.object(shuffle, "shuffle_files", shuffle_here),
+        mock.patch.object(shuffle, "shuffle_files", shuffle_files),
         mock.patch.object(shuffle, "run_tasks", in_a_loop),
         mock.patch.object(datasets, "run_tasks", in_a_loop),
     ):
@@ -65,7 +74,7 @@ class Outcome:
     """What a features folder says, in plain values that do not depend on partitions."""
 
     def __init__(self, features, info):
-        self.info = info
+        self.features, self.info = features, info
         self.items = Vocabulary.load(features / "vocabularies", "item")
         self.users = Vocabulary.load(features / "vocabularies", "user")
         names = [f"sequences/{name}" for name in sorted(info["part_events"])]
@@ -83,6 +92,14 @@ class Outcome:
             items = [self.ids[idx] for idx in events["item_idx"][own]]
             result[user] = list(zip(items, *columns, strict=True))
         return result
+
+    def column(self, name):
+        """user -> the stored values of an event column."""
+        names = [f"sequences/{part}" for part in sorted(self.info["part_events"])]
+        stored = load_sequences(self.features, names, (name,))
+        values, bounds = stored.events[name].tolist(), stored.offsets.tolist()
+        rows = zip(stored.user_id.to_pylist(), bounds[:-1], bounds[1:], strict=True)
+        return {user: values[start:stop] for user, start, stop in rows}
 
     def samples(self):
         """Sorted (user, history, target) of every training sample."""

@@ -5,7 +5,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-TRAIN, VALID, TEST = 0, 1, 2
+TRAIN, VALID, TEST, CONTEXT = 0, 1, 2, 4
 
 
 def share(count, total):
@@ -65,7 +65,7 @@ def describe(users, gap_s, max_items, by_column=False):
         targets = [e for e in events if e["role"] == role]
         asked = [own for own in users.values() if any(e["role"] == role for e in own)]
         cold_targets = sum(trained[e["item"]] == 0 for e in targets)
-        cold_queries = sum(all(e["role"] != TRAIN for e in own) for own in asked)
+        cold_queries = sum(all(e["role"] not in (TRAIN, CONTEXT) for e in own) for own in asked)
         cold[part] = {
             "targets": len(targets),
             "cold_targets": cold_targets,

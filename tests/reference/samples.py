@@ -38,13 +38,13 @@ def next_items(line, place, count):
 
 
 def whole(line):
-    """(input place, target place) of every training event that is in the history of another one.
+    """(input place, target place) of every training or context event in the history of a training event.
 
     The events that have the input in their history and as little else as any form the unit ahead; inputs
     with the same unit ahead take its events in turn.
     """
     ahead = {}
-    for place in training_places(line):
+    for place in [p for p, role in enumerate(line.role) if role in VISIBLE[TRAIN]]:
         holders = [p for p in training_places(line) if place in history(line, p)]
         if holders:
             least = min(len(history(line, p)) for p in holders)
@@ -102,9 +102,11 @@ def long_values(line, seen, session, values):
     if not short:
         return []
     begin = line.events[short[0]].at
+    most = session.get("long_term_events")
     kept = []
     for place in reversed([p for p in seen if p < short[0]]):
-        if begin - line.events[place].at <= session["long_term_s"]:
+        near = begin - line.events[place].at <= session["long_term_s"]
+        if short[0] - place <= most if most else near:
             for value in reversed(values(place)):
                 if value and value not in kept:
                     kept.append(value)

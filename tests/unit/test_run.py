@@ -53,13 +53,27 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
         ({"data": {"partitions": -1}}, "data.partitions: found -1, expected >= 0"),
         ({"data": {"time_unit": "min"}}, "data.time_unit: found 'min', expected one of s, ms, us, ns, iso"),
         (
-            {"data": {"columns": {"user": "u", "item": "i", "time": "t", "partition": "p"}}},
-            "data.columns.partition: this name is taken",
+            {"data": {"columns": {"user": "u", "item": "i", "time": "t", "type": "p"}}},
+            "data.columns.type: this name is taken",
         ),
         ({"session": {"gap_s": 0}}, "session.gap_s: found 0, expected >= 1"),
         ({"session": {"max_items": 0}}, "session.max_items: found 0, expected >= 1"),
         ({"session": {"last_n": -1}}, "session.last_n: found -1, expected >= 0"),
         ({"session": {"by_column": True}}, "session.by_column: needs data.columns.session, which is not set"),
+        (
+            {"split": {"target_events": ["buy"]}},
+            "split.target_events: needs data.columns.event, which is not",
+        ),
+        (
+            {
+                "split": {"target_events": ["buy"]},
+                "data": {
+                    "columns": {"user": "u", "item": "i", "time": "t", "event": "e"},
+                    "keep_events": ["view"],
+                },
+            },
+            "split.target_events: found 'buy', which data.keep_events lacks",
+        ),
         ({"split": {"kind": "time"}}, "split.valid_from: missing"),
         (
             {"split": {"kind": "time", "valid_from": "x", "test_from": "2020-01-01"}},

@@ -1,5 +1,6 @@
 """Folders: paths and URIs, whole files or none, and replacement of a folder in one step."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -159,3 +160,31 @@ def test_a_folder_of_an_object_store_keeps_its_query_and_hides_it():
         assert "secret" not in repr(one)
         above, name = one.parent
         assert (above.path, name) == ("bucket/runs", "a")
+
+
+def test_a_copy_on_one_disk_shares_the_bytes_and_outlives_the_original(tmp_path):
+    one, two = Folder(tmp_path / "one"), Folder(tmp_path / "two")
+    one.write_bytes("x", b"1")
+    one.copy("x", two, "deep/y")
+    assert os.stat(tmp_path / "one/x").st_ino == os.stat(tmp_path / "two/deep/y").st_ino
+    one.write_bytes("x", b"2")  # replaces the name, not the bytes
+    assert two.read_bytes("deep/y") == b"1"
+    one.delete()
+    assert two.read_bytes("deep/y") == b"1"
+
+
+def test_a_copy_where_there_are_no_hard_links_has_its_own_bytes(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    one, two = Folder(tmp_path / "one"), Folder(tmp_path / "two")
+    one.write_bytes("x", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
+        one.copy("x", two, "y")
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "is_local", False)
+        one.copy("x", two, "z")
+    for name in ("y", "z"):
+        assert two.read_bytes(name) == b"1"
+        assert os.stat(tmp_path / "two" / name).st_ino != os.stat(tmp_path / "one/x").st_ino

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from raysys.data.history import Sequences
 from raysys.data.interactions import Entries, Interactions
-from raysys.data.splits import HISTORY, TEST, TRAIN, VALID
+from raysys.data.splits import CONTEXT, HISTORY, TEST, TRAIN, VALID
 
 
 def sequences(role=(TRAIN,) * 5):
@@ -49,6 +49,12 @@ def test_held_out_events_are_left_out_and_seeds_may_see_more():
         part: Entries.of(sequences(role), part=part).item_idx.tolist() for part in ("train", "valid", "test")
     }
     assert cells == {"train": [5, 4], "valid": [3, 5, 4], "test": [3, 5, 3, 4]}
+
+
+def test_context_is_left_out_because_it_may_come_after_what_is_held_out():
+    role = (TRAIN, CONTEXT, TEST, CONTEXT, TRAIN)
+    for part in ("train", "valid", "test"):
+        assert Entries.of(sequences(role), part=part).item_idx.tolist() == [5, 4]
 
 
 def test_a_matrix_of_nothing():

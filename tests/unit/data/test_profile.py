@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raysys.data import profile as module
 from raysys.data.description import describe
-from raysys.data.profile import merge, profile_partition
+from raysys.data.profile import held_out, merge, profile_partition, with_held_out
 from raysys.data.sequences import SessionConfig, build_windows
 from raysys.data.splits import SplitConfig
 from raysys.data.tally import Tally, distribution
@@ -36,25 +36,33 @@ def sorted_log(drawn):
     return users
 
 
-def arrays(users, session, split, by_session):
-    """Return what `profile_partition` takes of some users, but the training counts."""
+def arrays(users, session, split, by_session, num_targets=NUM_ITEMS):
+    """Return what `profile_partition` takes of some users; items from `num_targets` on are no targets."""
     sizes = [len(own) for own in users.values()]
     events = [event for own in users.values() for event in own]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     time_ns = np.array([event["time_ns"] for event in events], np.int64)
     hashes = np.array([sum(map(ord, user)) * 0x9E3779B97F4A7C15 % 2**64 for user in users], np.uint64)
-    windows = build_windows(offsets, time_ns // 10**9, None, hashes, session, split)
+    item = np.array([event["item"] for event in events], np.int32)
+    windows = build_windows(offsets, time_ns // 10**9, None, hashes, session, split, item < num_targets)
     whole = windows.timeline.unit if by_session else None
     return {
         "offsets": offsets,
         "users": pa.array(list(users), pa.string()),
         "at": time_ns // 10**9,
         "time_ns": time_ns,
-        "item": np.array([event["item"] for event in events], np.int32),
+        "item": item,
+        "num_items": NUM_ITEMS,
         "session": windows.session,
         "role": windows.role,
         "whole": whole,
     }
+
+
+def profiled(found, counts, config, **more):
+    """Return the profile of some users alone; `counts` of the training events of the whole log."""
+    total = profile_partition(**found, config=config, **more)
+    return with_held_out(total, [held_out(found["item"], found["role"], counts)])
 
 
 def reference(users, found, session):
@@ -96,27 +104,32 @@ rows = st.lists(
     kind=st.sampled_from(["leave_one_out", "time"]),
     parts=st.lists(st.integers(0, 3), min_size=9, max_size=9),
     block=st.sampled_from([1, 5, 2**17]),
+    num_targets=st.sampled_from([NUM_ITEMS, 7]),
 )
-def test_any_parts_add_up_to_the_slow_reference(drawn, gap_s, max_items, unit, kind, parts, block):
+def test_any_parts_add_up_to_the_slow_reference(
+    drawn, gap_s, max_items, unit, kind, parts, block, num_targets
+):
     session = SessionConfig(gap_s=gap_s, max_items=max_items)
     cutoffs = {"valid_from": "2020-09-13T12:26:50", "test_from": "2020-12-01"} if kind == "time" else {}
     split = SplitConfig(kind=kind, unit=unit, **cutoffs)
     users = sorted_log(drawn)
-    whole_log = arrays(users, session, split, unit == "session")
+    whole_log = arrays(users, session, split, unit == "session", num_targets)
     counts = np.bincount(whole_log["item"][whole_log["role"] == 0], minlength=NUM_ITEMS)
     kept = module.BLOCK
     module.BLOCK = block
     try:
-        totals = []
+        totals, rest = [], []
         for number in range(4):
             some = {user: own for user, own in users.items() if parts[int(user[1:])] == number}
-            found = arrays(some, session, split, unit == "session")
-            totals.append(profile_partition(**found, item_counts=counts, config=session))
+            found = arrays(some, session, split, unit == "session", num_targets)
+            totals.append(profile_partition(**found, config=session))
+            rest.append(held_out(found["item"], found["role"], counts))
     finally:
         module.BLOCK = kept
     expected = reference(users, whole_log, session)
-    assert describe(merge(totals), counts, session, {}) == expected
-    assert describe(merge([merge(totals[2:]), *totals[:2]]), counts, session, {}) == expected
+    assert describe(with_held_out(merge(totals), rest), counts, session, {}) == expected
+    turned = merge([merge(totals[2:]), *totals[:2]])
+    assert describe(with_held_out(turned, rest[::-1]), counts, session, {}) == expected
 
 
 @given(st.lists(st.lists(st.integers(0, 10**9), max_size=20), min_size=1, max_size=5))
@@ -133,7 +146,7 @@ def test_times_are_shown_by_day_week_or_month():
     for days in (400, 401, 2800, 2801):
         users = {"u0": [{"item": 0, "time_ns": at * 10**9} for at in (T, T + (days - 1) * DAY)]}
         found = arrays(users, config, SplitConfig(), False)
-        total = profile_partition(**found, item_counts=np.array([1]), config=config)
+        total = profiled(found, np.array([1]), config)
         told = describe(total, np.array([1]), config, {})["time"]
         assert told == slow.times([T, T + (days - 1) * DAY])
         units[days] = (told["unit"], told["begin"], len(told["events"]))
@@ -150,10 +163,10 @@ def test_numbers_of_a_log_worked_by_hand():
     log = {u: [{"item": item, "time_ns": at * 10**9} for item, at in own] for u, own in users.items()}
     config = SessionConfig(max_items=2)
     counts = np.array([1, 0, 1, 0])  # a: item 0 train, 1 valid, 0 test; b: item 2 train, 3 test
-    total = profile_partition(
-        **arrays(log, config, SplitConfig(), False),
-        item_counts=counts,
-        config=config,
+    total = profiled(
+        arrays(log, config, SplitConfig(), False),
+        counts,
+        config,
         event=pa.chunked_array([["buy", None, "buy"], ["view", "buy"]]),
         nulls={"store": 2},
     )
@@ -175,10 +188,10 @@ def test_numbers_of_a_log_worked_by_hand():
 def test_sessions_of_a_column_have_no_gap_and_no_known_cut_without_their_whole():
     config = SessionConfig(by_column=True)
     log = {"a": [{"item": 0, "time_ns": T * 10**9}]}
-    total = profile_partition(
-        **arrays(log, SessionConfig(), SplitConfig(), False), item_counts=np.ones(1, np.int64), config=config
-    )
-    told = describe(merge([total, total]), np.ones(1, np.int64), config, {})
+    found, counts = arrays(log, SessionConfig(), SplitConfig(), False), np.ones(1, np.int64)
+    total = profile_partition(**found, config=config)
+    rest = [held_out(found["item"], found["role"], counts)] * 2
+    told = describe(with_held_out(merge([total, total]), rest), counts, config, {})
     assert told["cut_share"] is None
     assert (told["gaps"]["session_gap_s"], told["gaps"]["within_gap_share"]) == (None, None)
 
@@ -193,7 +206,7 @@ def test_the_busiest_users_of_all_parts_are_kept():
             for n in range(300)
         }
         found = arrays(log, config, SplitConfig(), False)
-        parts.append(profile_partition(**found, item_counts=np.ones(1, np.int64), config=config))
+        parts.append(profile_partition(**found, config=config))
     found = merge(parts).busiest
     assert found[:4] == [(3, "0-000"), (3, "1-007"), (3, "2-014"), found[3]]
     assert len(found) == module.BUSIEST

@@ -5,10 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysys.data.history import load_sequences, widen
+from raysys.data.pairs import pair_samples
 from raysys.data.queries import Queries, queries_of
-from raysys.data.samples import NextItemSamples, training_samples
+from raysys.data.samples import NextItemSamples, sequence_samples, training_samples
 from raysys.data.shapes import SampleShape
-from raysys.data.splits import HISTORY, TEST, TRAIN, VALID
+from raysys.data.splits import CONTEXT, HISTORY, TEST, TRAIN, VALID
 from raysys.storage import Folder
 
 
@@ -62,6 +63,58 @@ def test_a_target_is_never_in_its_history_through_a_tie(tmp_path):
     basket = [(5, 0, TRAIN), (6, 1, TRAIN), (7, 1, TRAIN), (8, 1, TRAIN)]  # three lines of one basket
     _, pairs = samples_of(write(tmp_path, [basket]))
     assert pairs == [([5], 6), ([5], 7), ([5], 8)]
+
+
+BUYS_AND_VIEWS = [
+    (5, 0, CONTEXT), (6, 1, TRAIN), (7, 2, CONTEXT), (8, 3, CONTEXT), (9, 4, TRAIN), (10, 5, VALID),
+    (11, 6, CONTEXT), (12, 7, TEST), (13, 8, CONTEXT),
+]  # fmt: skip
+
+
+def test_context_is_in_histories_and_never_a_target(tmp_path):
+    only_views = [(4, 0, CONTEXT), (4, 1, CONTEXT)]
+    users = [only_views, BUYS_AND_VIEWS, [(4, 0, TRAIN), (3, 1, TRAIN)], only_views]
+    sequences = write(tmp_path, users)
+    samples, pairs = samples_of(sequences)
+    assert pairs == [([0, 0, 0, 5], 6), ([5, 6, 7, 8], 9), ([0, 0, 0, 4], 3)]
+    assert samples.target.tolist() == [6, 9, 3]
+    assert samples.owner.tolist() == [1, 1, 2]
+    assert samples.place.tolist() == [0, 1, 1]  # among the user's training events
+    two = training_samples(sequences, SampleShape(next_items=2))
+    assert two.batch(np.arange(3))["target"].tolist() == [[6, 9], [9, 0], [3, 0]]
+    valid, test = (query_rows(queries_of(sequences, part)) for part in ("valid", "test"))
+    assert valid == {"u1": ([5, 6, 7, 8, 9], [10], [5, 6, 7, 8, 9])}
+    assert test == {"u1": ([5, 6, 7, 8, 9, 10, 11], [12], [5, 6, 7, 8, 9, 10, 11])}
+
+
+def test_context_is_an_input_of_sequences(tmp_path):
+    users = [
+        [(4, 0, TRAIN), (3, 1, TRAIN)],
+        BUYS_AND_VIEWS,
+        [(4, 0, CONTEXT)],
+        [(2, 0, CONTEXT), (6, 1, TRAIN)],
+    ]
+    found = sequence_samples(write(tmp_path, users), SampleShape(kind="sequence"))
+    batch = found.batch(np.arange(len(found)))
+    assert batch["history"].tolist() == [[0, 0, 0, 4], [5, 6, 7, 8], [0, 0, 0, 2]]
+    assert batch["target"].tolist() == [[0, 0, 0, 3], [6, 9, 9, 9], [0, 0, 0, 6]]
+    views = write(tmp_path, [[(4, 0, CONTEXT)]], "b")
+    assert len(sequence_samples(views, SampleShape(kind="sequence"))) == 0
+
+
+def test_a_basket_ahead_is_shared_by_the_context_before_it(tmp_path):
+    basket = [(4, 0, CONTEXT), (5, 0, CONTEXT), (6, 0, CONTEXT), (7, 3, TRAIN), (8, 3, TRAIN), (9, 5, TRAIN)]
+    found = sequence_samples(write(tmp_path, [LEAVE_ONE_OUT, basket]), SampleShape(kind="sequence"))
+    batch = found.batch(np.array([1]))
+    assert batch["history"].tolist() == [[4, 5, 6, 7, 8]]
+    assert batch["target"].tolist() == [[7, 8, 7, 9, 9]]
+
+
+def test_pairs_are_of_training_events_only(tmp_path):
+    found = pair_samples(write(tmp_path, [BUYS_AND_VIEWS]), SampleShape(kind="pairs", window=1))
+    batch = found.batch(np.arange(len(found)))
+    assert batch["center"].tolist() == [6, 9]
+    assert batch["context"].tolist() == [[0, 9], [6, 0]]
 
 
 def test_validation_and_test_see_only_what_was_before(tmp_path):

@@ -5,9 +5,19 @@ import pyarrow as pa
 import pytest
 
 from raysys.data.partitions import hash_text
-from raysys.data.splits import HISTORY, TEST, TRAIN, VALID, VISIBLE, SplitConfig, Timeline, assign_roles
+from raysys.data.splits import (
+    CONTEXT,
+    HISTORY,
+    TEST,
+    TRAIN,
+    VALID,
+    VISIBLE,
+    SplitConfig,
+    Timeline,
+    assign_roles,
+)
 
-NAMES = {TRAIN: "t", VALID: "v", TEST: "T", HISTORY: "h"}
+NAMES = {TRAIN: "t", VALID: "v", TEST: "T", HISTORY: "h", CONTEXT: "c"}
 
 
 def timeline(sizes, at=None, unit=None):
@@ -22,8 +32,8 @@ def timeline(sizes, at=None, unit=None):
     )
 
 
-def words(line, config):
-    roles = "".join(NAMES[role] for role in assign_roles(line, config).tolist())
+def words(line, config, target=None):
+    roles = "".join(NAMES[role] for role in assign_roles(line, config, target).tolist())
     return [roles[start:stop] for start, stop in zip(line.offsets[:-1], line.offsets[1:], strict=True)]
 
 
@@ -88,4 +98,48 @@ def test_no_users_and_users_without_events(kind):
 
 
 def test_what_a_history_may_hold_is_stated_once():
-    assert VISIBLE == {"train": (TRAIN,), "valid": (TRAIN, HISTORY), "test": (TRAIN, HISTORY, VALID)}
+    assert {part: set(roles) for part, roles in VISIBLE.items()} == {
+        "train": {TRAIN, CONTEXT},
+        "valid": {TRAIN, CONTEXT, HISTORY},
+        "test": {TRAIN, CONTEXT, HISTORY, VALID},
+    }
+
+
+def test_a_timeline_of_some_events_numbers_units_anew():
+    line = timeline([3, 2, 0, 4], unit=[0, 1, 1, 0, 1, 0, 0, 2, 5])
+    some = line.only(np.array([0, 1, 1, 0, 0, 0, 1, 0, 1], dtype=bool))
+    assert some.offsets.tolist() == [0, 2, 2, 2, 4]  # the same users, some of them without events
+    assert some.unit.tolist() == [0, 0, 0, 1]
+    assert some.at.tolist() == [1, 2, 6, 8]
+    assert some.user_hash.tolist() == line.user_hash.tolist()
+    assert some.user.tolist() == [0, 0, 3, 3]
+    whole = line.only(np.ones(9, dtype=bool))
+    assert (whole.offsets.tolist(), whole.unit.tolist()) == (
+        line.offsets.tolist(),
+        [0, 1, 1, 0, 1, 0, 0, 1, 2],
+    )
+    none = line.only(np.zeros(9, dtype=bool))
+    assert (none.offsets.tolist(), none.unit.tolist()) == ([0] * 5, [])
+
+
+def test_events_that_are_no_targets_are_context_and_the_others_are_split_without_them():
+    target = np.array([c == "b" for c in "bvbvbvvvbbvv"])
+    line = timeline([5, 2, 5])
+    assert words(line, SplitConfig(), target) == ["tcvcT", "cc", "ctTcc"]
+    by_session = timeline([5, 2, 5], unit=[0, 0, 1, 2, 3, 0, 0, 0, 1, 2, 2, 2])
+    assert words(by_session, SplitConfig(unit="session"), target) == ["tcvcT", "cc", "ctTcc"]
+    config = SplitConfig(kind="time", valid_from="1970-01-01T00:00:04", test_from="1970-01-01T00:00:09Z")
+    assert words(line, config, target) == ["tctcv", "cc", "cvTcc"]
+    assert words(line, SplitConfig(), np.zeros(12, dtype=bool)) == ["ccccc", "cc", "ccccc"]
+
+
+@pytest.mark.parametrize("kind", ["user", "random_target"])
+def test_a_draw_with_context_is_that_of_the_log_without_it(kind):
+    config = SplitConfig(kind=kind, valid_fraction=0.3, test_fraction=0.3)
+    target = np.random.default_rng(0).random(400) < 0.6
+    sizes = [10] * 40
+    line = timeline(sizes)
+    without = timeline(np.add.reduceat(target, line.offsets[:-1]).tolist())
+    found = [roles.replace("c", "") for roles in words(line, config, target)]
+    assert found == words(without, config)
+    assert {"v", "T"} < set("".join(found))

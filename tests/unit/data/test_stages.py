@@ -12,7 +12,8 @@ from raysys.data.core import Core, value_counts
 from raysys.data.events import event_schema
 from raysys.data.files import list_sources, pieces_of
 from raysys.data.parquet import read_table
-from raysys.data.stages import read_events, write_partition
+from raysys.data.partitions import Coded, from_shards, to_shards
+from raysys.data.stages import counts_by_file, number_rejected, read_events, write_partition
 from raysys.errors import DataError
 from raysys.storage import Folder
 from tests.reference import data as slow
@@ -33,18 +34,24 @@ LOG = [(user, item, T + 60 * place) for user in "abc" for place, item in enumera
 def test_reading_counts_rows_and_leaves_rejected_ones_with_file_and_row(tmp_path):
     path = write_csv(tmp_path / "log.csv", [("a", "x", T), ("", "x", T), ("b", "y", "noon"), ("c", "z", T)])
     run = run_of(path)
-    pieces = pieces_of(list_sources(path, "data.events")[0])
+    sources = list_sources(path, "data.events")
+    pieces = pieces_of(sources[0])
     staged = Folder(tmp_path / "staged")
     blocks = list(read_events(pa.table({"item": [0]}), pieces, run.data, event_schema(run.data), staged, 5))
-    table = pa.concat_tables(blocks)
-    assert table.column("user_id").to_pylist() == ["a", "c"]
-    assert table.column("partition").to_pylist() == [slow.hash_text(user) % 5 for user in "ac"]
-    assert staged.read_json("stats/00000.json") == {
+    found = dict(from_shards(pa.concat_tables(blocks)))
+    assert {number: table.column("user_id").to_pylist() for number, table in found.items()} == {
+        slow.hash_text(user) % 5: [user] for user in "ac"
+    }
+    assert staged.read_json("stats/00000-000000000000.json") == {
         "rows": 4,
         "rejected": {"null_user": 1, "unparsable_time": 1},
         "dropped": {},
+        "cuts": [[0, 4]],
     }
-    rejected = read_table(staged, "rejected/read-00000.parquet").to_pylist()
+    by_file = counts_by_file(sources, staged)
+    assert (by_file[path].rows, by_file[path].cuts) == (4, [])  # one piece: positions are row numbers
+    number_rejected(staged, by_file)
+    rejected = read_table(staged, "rejected/read-00000-000000000000.parquet").to_pylist()
     assert [(row["file"], row["row"], row["reason"]) for row in rejected] == [
         (path, 1, "null_user"),
         (path, 2, "unparsable_time"),
@@ -76,23 +83,26 @@ def test_a_partition_block_is_sorted_and_counted(tmp_path):
             "time_ns": pa.array([5, 7, 5], pa.int64()),
             "order": pa.array([0, 0, 0], pa.int64()),
             "place": pa.array([9, 1, 2], pa.int64()),
-            "partition": pa.array([3, 1, 3], pa.int32()),
         }
     )
+    a, b = (slow.hash_text(user) % 7 for user in "ab")
+    assert a < b
+    shards = pa.concat_tables([to_shards(table.slice(0, 2), 7), to_shards(table.slice(2), 7)])
     staged = Folder(tmp_path)
-    out = write_partition(table, staged, ["log"])
+    out = write_partition(shards, staged, ["log"])
     assert out.to_pylist() == [
-        {"partition": 1, "events": 1, "duplicates": 0},
-        {"partition": 3, "events": 1, "duplicates": 1},
+        {"partition": a, "events": 1, "duplicates": 0},
+        {"partition": b, "events": 1, "duplicates": 1},
     ]
-    assert read_table(staged, "events/part-00003.parquet").column("place").to_pylist() == [2]
-    assert write_partition(table, staged, ["log"], keep_duplicates=True).to_pylist()[1]["events"] == 2
-    assert read_table(staged, "events/part-00003.parquet").column("place").to_pylist() == [2, 9]
-    assert write_partition(table.slice(0, 0), staged, ["log"]).num_rows == 0
+    assert read_table(staged, f"events/part-{b:05d}.parquet").column("place").to_pylist() == [2]
+    assert read_table(staged, f"rejected/duplicate-{b:05d}.parquet").column("row").to_pylist() == [9]
+    assert write_partition(shards, staged, ["log"], keep_duplicates=True).to_pylist()[1]["events"] == 2
+    assert read_table(staged, f"events/part-{b:05d}.parquet").column("place").to_pylist() == [2, 9]
+    assert write_partition(shards.slice(0, 0), staged, ["log"]).num_rows == 0
 
 
 def test_counts_of_values_leave_out_what_does_not_count():
-    column = pa.chunked_array([["x", None, "y"], ["x"]])
+    column = Coded.of(pa.chunked_array([["x", None, "y"], ["x"]]))
     ids, counts = value_counts(column, None)
     assert dict(zip(ids.to_pylist(), counts.tolist(), strict=True)) == {"x": 2, "y": 1}
     ids, counts = value_counts(column, np.array([True, True, False, False]))
@@ -134,9 +144,7 @@ def test_a_log_of_whole_numbers_gives_what_the_same_log_in_text_gives(tmp_path):
         data = {"min_item_events": 10, "min_user_events": 5, "max_reject_fraction": 0.1, "partitions": 3}
         run = run_of(str(tmp_path / f"{kind}.parquet"), {"shop": "shop"}, data=data)
         features, info = prepare_here(run, tmp_path / kind)
-        content = Outcome(features, info).content()
-        content.pop("digest")
-        outcomes.append(content)
+        outcomes.append(Outcome(features, info).content())
         parts.append((info["part_events"], info["rejected"], info["dropped"]))
         stored = pq.read_table(f"{features.path}/events/part-00000.parquet").schema
         assert stored.field("user_id").type == (pa.int64() if kind == "int" else pa.string())

@@ -284,7 +284,7 @@ def test_pieces_hold_every_row_once_and_positions_rise(tmp_path, size, newline):
         source = source_of(path)
         pieces = pieces_of(source)
         rows, unreadable = read_all(path, ["u"])
-        counts = {at: sum(block.num_rows for block in read_piece(piece)) for at, piece in enumerate(pieces)}
+        cuts = [(one.first_position, sum(block.num_rows for block in read_piece(one))) for one in pieces]
     assert (pieces[0].start, pieces[-1].stop) == (0, path.stat().st_size)
     assert len(pieces) == -(-path.stat().st_size // size)
     assert [int(row["u"]) for _, row in rows] == [n for n in range(100) if n not in (13, 14, 99)]
@@ -296,7 +296,7 @@ def test_pieces_hold_every_row_once_and_positions_rise(tmp_path, size, newline):
     ]
     assert [number for _, number in sorted(everything)] == list(range(100))
     table = pa.table({"file": [source.uri] * 100, "row": pa.array(positions, pa.int64())})
-    assert number_rows(table, pieces, counts).column("row").to_pylist() == list(range(100))
+    assert number_rows(table, {source.uri: cuts}).column("row").to_pylist() == list(range(100))
 
 
 def test_json_lines_are_cut_too(tmp_path):
@@ -323,14 +323,14 @@ def test_what_cannot_be_cut_is_one_piece(tmp_path):
 def test_row_numbers_come_from_the_counts_of_earlier_pieces(tmp_path):
     a, b = (write(tmp_path, name, "u\n" + "1\n" * 30) for name in ("a.csv", "b.csv"))
     sources = list_sources([str(a), str(b)], "data.events")
-    pieces = [Piece(sources[0], 0, 20), Piece(sources[0], 20, 62), Piece(sources[1])]
     uris = [source.uri for source in sources]
     table = pa.table(
         {"file": [uris[0], uris[1], uris[0], uris[0]], "row": pa.array([3, 25, 20, 40], pa.int64())}
     )
-    fixed = number_rows(table, pieces, {0: 9, 1: 21, 2: 30})
+    fixed = number_rows(table, {uris[0]: [(0, 9), (20, 21)]})
     assert fixed.column("row").to_pylist() == [3, 25, 9, 29]
-    assert number_rows(table.slice(0, 0), pieces, {}).num_rows == 0
+    assert number_rows(table, {}).equals(table)
+    assert number_rows(table.slice(0, 0), {uris[0]: [(0, 9), (20, 21)]}).num_rows == 0
 
 
 # --- globs

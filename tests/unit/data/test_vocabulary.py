@@ -1,5 +1,7 @@
 """Vocabularies: idx is a rank of popularity, 0 is padding, 1 is unknown, the digest names ids in order."""
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -64,6 +66,37 @@ def test_a_vocabulary_survives_the_disk(tmp_path):
         assert loaded.ids.to_pylist() == vocabulary.ids.to_pylist()
         assert loaded.counts.tolist() == vocabulary.counts.tolist()
         assert loaded.digest == vocabulary.digest
+
+
+def test_merged_parts_are_the_vocabulary_of_the_whole_and_know_their_numbers():
+    parts = [["b", "a"], [], ["c", "b", "é"], ["a"]], [[1, 5], [], [2, 1, 0], [0]]
+    whole = {"a": 5, "b": 2, "c": 2, "é": 0}
+    merged, numbers = Vocabulary.merge(
+        [(pa.array(ids, pa.string()), np.array(n, np.int64)) for ids, n in zip(*parts, strict=True)]
+    )
+    expected = build(whole)
+    assert merged.ids.to_pylist() == expected.ids.to_pylist() == ["a", "b", "c", "é"]
+    assert merged.counts.tolist() == expected.counts.tolist()
+    assert merged.digest == expected.digest
+    assert [own.tolist() for own in numbers] == [[3, 2], [], [4, 3, 5], [2]]
+    assert {own.dtype for own in numbers} == {np.dtype(np.int32)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_merging_equals_building_from_the_sums(seed):
+    draw = np.random.default_rng(seed)
+    parts, sums = [], Counter()
+    for _ in range(5):
+        ids = [str(n) for n in draw.permutation(40)[: draw.integers(0, 30)]]
+        counts = draw.integers(0, 4, len(ids))
+        sums.update(dict(zip(ids, counts.tolist(), strict=True)))
+        parts.append((pa.array(ids, pa.string()), counts))
+    merged, numbers = Vocabulary.merge(parts)
+    expected = build(sums)
+    assert merged.ids.equals(expected.ids)
+    assert merged.counts.tolist() == expected.counts.tolist()
+    for (ids, _), own in zip(parts, numbers, strict=True):
+        assert own.tolist() == expected.encode(ids).tolist()
 
 
 PINNED = "2b13b349077fea4a"

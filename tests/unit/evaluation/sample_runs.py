@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.data.description import describe
-from raysys.data.profile import profile_partition
+from raysys.data.profile import held_out, profile_partition, with_held_out
 from raysys.data.sequences import SessionConfig, build_windows
 from raysys.data.splits import SplitConfig
 
@@ -192,13 +192,14 @@ def with_profile(run: Path, *mistakes: dict[str, str], by_column: bool = False) 
         at=at,
         time_ns=at * 10**9,
         item=item,
-        item_counts=counts,
+        num_items=200,
         session=windows.session,
         role=windows.role,
         config=session,
         event=pa.array(["buy", "view", None, "buy"] * (len(at) // 4)),
         nulls={"store": 17},
     )
+    total = with_held_out(total, [held_out(item, windows.role, counts)])
     info = json.loads((run / "features/manifest.json").read_text())["info"]
     counted = {**info, "train_events": 150_000}
     profile = describe(total, counts, session, {"store": 42})
