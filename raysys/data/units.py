@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from raysys.data.parsing import EARLIEST_NS, LATEST_NS, UNIT_NS, parse_whole
-from raysys.data.times import Clock, parse_text
+from raysys.data.parsing import parse_whole
+from raysys.data.times import EARLIEST_NS, LATEST_NS, UNIT_NS, Clock, parse_text
 
 
 @dataclass(frozen=True)
