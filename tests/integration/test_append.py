@@ -63,7 +63,8 @@ def day_of(day, users=40, rows=300):
 def write_day(folder, day, kind, table=None):
     table = day_of(day) if table is None else table
     if kind == "parquet":
-        return pq.write_table(table, folder / f"day-{day:02d}.parquet", row_group_size=100)
+        pq.write_table(table, folder / f"day-{day:02d}.parquet", row_group_size=100)
+        return
     lines = [",".join(table.schema.names), *(",".join(map(str, row.values())) for row in table.to_pylist())]
     lines.insert(11, "u1,i1")  # two fields of five
     (folder / f"day-{day:02d}.csv.gz").write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
