@@ -16,7 +16,6 @@ from tests.reference.line import Outcome, prepare_here, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "jobs" / "runs"
-ML1M = ROOT.parent / "shared" / "data" / "ml-1m"
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -185,16 +184,3 @@ def test_ray_gives_what_one_process_gives(tmp_path, sections):
         contents.append(Outcome(features, features.read_json("manifest.json")["info"]).content())
     contents.append(Outcome(*prepare_here(run, tmp_path / "here")).content())
     assert contents[0] == contents[1] == contents[2]
-
-
-@pytest.mark.skipif(
-    not ML1M.is_dir(), reason="needs MovieLens 1M beside the repository (jobs/download.py ml1m)"
-)
-def test_movielens_1m_gives_the_published_counts(tmp_path):
-    places = {"events": "interactions", "items.path": "items", "users.path": "users"}
-    overrides = [f"data.{key}={ML1M / name}.parquet" for key, name in places.items()]
-    flags = [word for override in overrides for word in ("--set", override)]
-    assert job("--run", RUNS / "mind_ml1m.toml", "--out", tmp_path, *flags) == 0
-    info = manifest(tmp_path)["info"]
-    assert (info["users"], info["items"], info["samples"]) == (6_040, 3_416, 981_491)
-    assert info["queries"] == {"valid": 6_040, "test": 6_040}
