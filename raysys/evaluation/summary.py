@@ -80,7 +80,8 @@ def _counts(counts: Mapping[str, Any], cold: Mapping[str, Any]) -> str:
     rows = int(counts["rows"])
     lines: list[tuple[str, int, str]] = [("rows read", rows, "")]
     for title, reasons in (("rejected", part(counts, "rejected")), ("left out", part(counts, "dropped"))):
-        lines.append((f"- {title}", sum(reasons.values()), ""))
+        place = "each with file and row in features/rejected/" if title == "rejected" and reasons else ""
+        lines.append((f"- {title}", sum(reasons.values()), place))
         for reason, count in reasons.items():
             setting = f" by {_SETTINGS[reason]}" if reason in _SETTINGS else ""
             lines.append((f"    {reason}", count, f"{count / rows:.2%} of the rows{setting}"))
