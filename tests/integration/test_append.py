@@ -160,6 +160,17 @@ def test_a_log_whose_past_changes_is_built_anew(grow, tmp_path, change):
     assert_same(content(tmp_path / "out"), content(tmp_path / "scratch"))
 
 
+def test_features_that_do_not_say_what_log_they_are_of_are_built_anew(grow, tmp_path):
+    grow("out", range(3))
+    features = Folder(tmp_path / "out" / "features")
+    old = features.read_json("manifest.json")
+    del old["info"]["log"]
+    features.write_json("manifest.json", old)
+    assert "new_files" not in grow("out", [3])
+    grow("scratch")
+    assert_same(content(tmp_path / "out"), content(tmp_path / "scratch"))
+
+
 def test_other_sessions_and_splits_need_no_new_reading_of_the_log(grow, tmp_path):
     grow("out", range(3))
     text = (tmp_path / "run.toml").read_text()
