@@ -131,6 +131,15 @@ def test_training_keys_do_not_rebuild_features_and_data_keys_do(small, tmp_path)
     assert manifest(out)["info"]["session"]["gap_s"] == 60
 
 
+def test_the_summary_counts_the_events_that_are_no_targets(small, tmp_path, capsys):
+    """The oracle is the events of the other types, counted in the log."""
+    targets = ("--set", "data.columns.event=session", "--set", 'split.target_events=["s0", "s1"]')
+    assert job("--run", small, "--out", tmp_path / "out", *targets) == 0
+    rows = [row for path in (tmp_path / "log").iterdir() for row in pq.read_table(path).to_pylist()]
+    others = sum(row["session"] not in ("s0", "s1") for row in rows)
+    assert f"history only      {others}  events that are nobody's target" in capsys.readouterr().out
+
+
 def test_a_touched_log_rebuilds_features(small, tmp_path):
     out = tmp_path / "out"
     assert job("--run", small, "--out", out) == 0
