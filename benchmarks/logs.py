@@ -47,3 +47,25 @@ def write_log(folder: Path, rows: int, users: int, seed: int = 0) -> Path:
     pq.write_table(pa.table({"item_id": np.sort(names), **features}), folder / "items.parquet")
     (folder / "done").touch()
     return folder
+
+
+def write_skewed_log(folder: Path, rows: int, users: int, giant: int = 0, seed: int = 0) -> Path:
+    """Write `*.parquet`, in order of time: user 0 has `giant` of the rows, item 0 a tenth of them.
+
+    The other users share the other rows evenly; the giant's events are evenly spaced.
+    """
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    ordinary = rows - giant
+    user = np.concatenate([np.zeros(giant, np.int64), random.integers(1, users + 1, ordinary)])
+    at = np.concatenate(
+        [np.linspace(0, SPAN_S - 1, giant).astype(np.int64), random.integers(0, SPAN_S, ordinary)]
+    )
+    popularity = np.cumsum(1.0 / np.arange(1, NUM_ITEMS + 1) ** 1.05)
+    item = np.searchsorted(popularity, random.random(rows) * popularity[-1]) + 1
+    item[random.random(rows) < 0.1] = 0
+    in_time = np.argsort(at, kind="stable")
+    for number, own in enumerate(np.array_split(in_time, -(-rows // ROWS_PER_FILE))):
+        table = pa.table({"user_id": user[own], "item_id": item[own], "timestamp": START + at[own]})
+        pq.write_table(table, folder / f"{number:04d}.parquet")
+    return folder

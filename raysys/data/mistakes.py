@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from raysys.data.events import DataConfig
 from raysys.data.profile import PartitionProfile
+from raysys.data.rejects import time_remedy
 from raysys.data.sequences import SessionConfig
 from raysys.data.splits import SplitConfig
-from raysys.data.units import time_hint
 
 PLACEHOLDERS = frozenset(
     ("null", "none", "nan", "n/a", "na", "nil", "unknown", "undefined", "anonymous", "guest", "missing",
@@ -86,8 +86,9 @@ def _times(profile: Mapping[str, Any], log: Log, config: Config) -> list[Mistake
     for reason, values in texts.items():
         count = log.rejected.get(reason, 0)
         if count and values:
-            hint = time_hint(values, config.data.time_unit, mixed=True)
-            text = f"{count:,} rows were rejected as {reason}: {hint.text}."
+            hint = time_remedy(reason, values, config.data, mixed=True)
+            rows = "1 row was" if count == 1 else f"{count:,} rows were"
+            text = f"{rows} rejected as {reason}: {hint.text}."
             remedy = f"{hint.remedy[0].upper()}{hint.remedy[1:]}; features/rejected/ has the rows."
             found.append(_mistake(reason, text, remedy))
     times = profile["time"]

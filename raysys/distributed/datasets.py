@@ -67,7 +67,8 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
         fields(files=len(sources), mb=round(sum(s.size for s in sources) / 2**20, 1), log=sources[0].uri)
     )
     schema = log_schema(sources, run.data)
-    base = base_of(run, target, found, sources, schema)
+    has_log = found is not None and "log" in found.info  # features of an older commit lack it
+    base = base_of(run, target, found if has_log else None, sources, schema)
     with replacing(target) as staged:
         drafting = None if needs_core(run.data) else drafting_of(run, Core(None, 1))
         shuffled = shuffle_events(run.data, sources, schema, staged, base, drafting)

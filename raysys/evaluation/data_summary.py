@@ -66,11 +66,15 @@ def _counts(counts: Mapping[str, Any], cold: Mapping[str, Any]) -> str:
     rows = int(counts["rows"])
     lines: list[tuple[str, int, str]] = [("rows read", rows, "")]
     for title, reasons in (("rejected", part(counts, "rejected")), ("left out", part(counts, "dropped"))):
-        lines.append((f"- {title}", sum(reasons.values()), ""))
+        place = "each with file and row in features/rejected/" if title == "rejected" and reasons else ""
+        lines.append((f"- {title}", sum(reasons.values()), place))
         for reason, count in reasons.items():
             setting = f" by {_SETTINGS[reason]}" if reason in _SETTINGS else ""
             lines.append((f"    {reason}", count, f"{count / rows:.2%} of the rows{setting}"))
-    lines += [(title, int(counts[name]), "") for name, title in _NAMES.items()]
+    for name, title in _NAMES.items():
+        lines.append((title, int(counts[name]), ""))
+        if name == "train_events" and (rest := _never_targets(counts, cold)):
+            lines.append(("history only", rest, "events that are nobody's target"))
     for name, count in part(counts, "queries").items():
         unseen = part(cold, name).get("cold_target_share", 0.0)
         remark = f"{unseen:.2%} of their targets are items that training never saw"
@@ -78,6 +82,12 @@ def _counts(counts: Mapping[str, Any], cold: Mapping[str, Any]) -> str:
     table = Table("", ["", ""], [[Cell(name), Cell(number(count))] for name, count, _ in lines])
     padded = aligned(table).splitlines()[1:]
     return "\n".join(f"{line}  {remark}".rstrip() for line, (_, _, remark) in zip(padded, lines, strict=True))
+
+
+def _never_targets(counts: Mapping[str, Any], cold: Mapping[str, Any]) -> int:
+    """Return the events that only histories hold: those that are neither trained on nor held out."""
+    held_out = sum(int(part(cold, name).get("targets", 0)) for name in part(counts, "queries"))
+    return max(int(counts["events"]) - int(counts["train_events"]) - held_out, 0)
 
 
 def _wrapped(mark: str, text: str) -> str:

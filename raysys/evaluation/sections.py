@@ -152,7 +152,11 @@ def _users(run: Run) -> Section:
     if run.users is None:
         return Section(anchor, title, "This run has no evaluation/users.json, so no users are shown.")
     if not run.users:
-        return Section(anchor, title, "The run sampled no users; evaluation.sample_users says how many.")
+        return Section(
+            anchor,
+            title,
+            "No user is shown: evaluation.sample_users is 0, or no user has 8 events to show.",
+        )
     parts = ["what they did"]
     several = [user for user in run.users if len(user.get("interests") or []) > 1]
     if any(user.get("couplings") for user in several):

@@ -16,7 +16,6 @@ from tests.reference.line import Outcome, prepare_here, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "jobs" / "runs"
-ML1M = ROOT.parent / "shared" / "data" / "ml-1m"
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -132,6 +131,15 @@ def test_training_keys_do_not_rebuild_features_and_data_keys_do(small, tmp_path)
     assert manifest(out)["info"]["session"]["gap_s"] == 60
 
 
+def test_the_summary_counts_the_events_that_are_no_targets(small, tmp_path, capsys):
+    """The oracle is the events of the other types, counted in the log."""
+    targets = ("--set", "data.columns.event=session", "--set", 'split.target_events=["s0", "s1"]')
+    assert job("--run", small, "--out", tmp_path / "out", *targets) == 0
+    rows = [row for path in (tmp_path / "log").iterdir() for row in pq.read_table(path).to_pylist()]
+    others = sum(row["session"] not in ("s0", "s1") for row in rows)
+    assert f"history only      {others}  events that are nobody's target" in capsys.readouterr().out
+
+
 def test_a_touched_log_rebuilds_features(small, tmp_path):
     out = tmp_path / "out"
     assert job("--run", small, "--out", out) == 0
@@ -185,16 +193,3 @@ def test_ray_gives_what_one_process_gives(tmp_path, sections):
         contents.append(Outcome(features, features.read_json("manifest.json")["info"]).content())
     contents.append(Outcome(*prepare_here(run, tmp_path / "here")).content())
     assert contents[0] == contents[1] == contents[2]
-
-
-@pytest.mark.skipif(
-    not ML1M.is_dir(), reason="needs MovieLens 1M beside the repository (jobs/download.py ml1m)"
-)
-def test_movielens_1m_gives_the_published_counts(tmp_path):
-    places = {"events": "interactions", "items.path": "items", "users.path": "users"}
-    overrides = [f"data.{key}={ML1M / name}.parquet" for key, name in places.items()]
-    flags = [word for override in overrides for word in ("--set", override)]
-    assert job("--run", RUNS / "mind_ml1m.toml", "--out", tmp_path, *flags) == 0
-    info = manifest(tmp_path)["info"]
-    assert (info["users"], info["items"], info["samples"]) == (6_040, 3_416, 981_491)
-    assert info["queries"] == {"valid": 6_040, "test": 6_040}

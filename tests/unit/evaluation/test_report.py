@@ -479,7 +479,7 @@ def test_empty_parts_are_said(tmp_path):
     edit(run, "features/manifest.json", info={"rows": 10, "rejected": {}, "dropped": {}})
     text = Page(build(tmp_path, run)[0]).text
     for expected in (
-        "sampled no users",
+        "No user is shown",
         "No epoch was finished",
         "No row of the log was rejected",
         "no interests",
@@ -614,7 +614,7 @@ def test_the_summary_of_the_terminal_counts_from_rows_to_queries(tmp_path):
     told = data_summary(Folder(run / "features"))
     lines = told.splitlines()
     assert lines[0] == "rows read         199,884"
-    assert "- rejected            647" in lines
+    assert "- rejected            647  each with file and row in features/rejected/" in lines
     assert "    duplicate         612  0.31% of the rows" in lines
     assert "= events          187,402" in lines
     assert "1. Times tie. Times tie." in told
