@@ -6,7 +6,8 @@ no other. A partition built so equals one built from scratch byte for byte: the 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,14 @@ def move_rejected(staged: Folder, base: Base) -> None:
 def by_row(rejected: pa.Table) -> pa.Table:
     """Return rejected rows in the order of the log."""
     return rejected.sort_by([("file", "ascending"), ("row", "ascending")]).combine_chunks()
+
+
+def set_aside(base: Base, place: Folder) -> Base:
+    """Copy what a base holds to another folder of its file system, and return the base there."""
+    names = [name for name in base.folder.files() if name.startswith(("events/", "rejected/"))]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: base.folder.copy(name, place, name), names))
+    return replace(base, folder=place)
 
 
 def log_entry(

@@ -7,7 +7,8 @@ is where it runs and how the results come together.
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from raysys import __version__
 from raysys import config as configuration
-from raysys.data.append import Base, grown, log_entry
+from raysys.data.append import Base, grown, log_entry, set_aside
 from raysys.data.budget import SAMPLE_COUNTS, sample_counts_table
 from raysys.data.core import Core, count_items
 from raysys.data.files import fingerprint, list_sources, mark_of
@@ -69,7 +70,7 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
     schema = log_schema(sources, run.data)
     has_log = found is not None and "log" in found.info  # features of an older commit lack it
     base = base_of(run, target, found if has_log else None, sources, schema)
-    with replacing(target) as staged:
+    with _kept(base, target) as base, replacing(target) as staged:
         drafting = None if needs_core(run.data) else drafting_of(run, Core(None, 1))
         shuffled = shuffle_events(run.data, sources, schema, staged, base, drafting)
         check_rejected(run.data, shuffled, staged, sources[0].uri)
@@ -87,6 +88,21 @@ def prepare(run: RunConfig, out: Folder) -> Folder:
     return target
 
 
+@contextmanager
+def _kept(base: Base | None, target: Folder) -> Generator[Base | None]:
+    """Yield the base where it outlives its folder; an object store deletes the old features first."""
+    if base is None or target.is_local:
+        yield base
+        return
+    parent, name = target.parent
+    aside = parent / f".{name}.base"
+    aside.delete()
+    try:
+        yield set_aside(base, aside)
+    finally:
+        aside.delete()
+
+
 def _side_fingerprints(data: DataConfig) -> dict[str, str]:
     sides = {"items": data.items, "users": data.users}
     return {
@@ -99,14 +115,8 @@ def _side_fingerprints(data: DataConfig) -> dict[str, str]:
 def base_of(
     run: RunConfig, target: Folder, found: Manifest | None, sources: list[Source], schema: pa.Schema
 ) -> Base | None:
-    """Return what the features there are hold of this log, or None where they must be built from scratch.
-
-    An object store has no folder beside the old one: there the old features go before the new ones come.
-    """
+    """Return what the features there are hold of this log, or None where they must be built from scratch."""
     if found is None or found.code_version != __version__ or found.info["log"]["config"] != run.events_digest:
-        return None
-    if not target.is_local:
-        logger.info(fields(append="no", reason="the features are on an object store"))
         return None
     log = found.info["log"]
     if not grown(log, schema, {source.uri: mark_of(source) for source in sources}):

@@ -281,14 +281,15 @@ def test_a_log_that_outgrew_its_partitions_is_built_anew_with_more_of_them(grown
         assert len(features.names("events")) <= partitions
 
 
-def test_an_object_store_builds_from_scratch_because_it_has_no_second_folder(grown, monkeypatch):
-    # a local disk plays the store; the old features are deleted before the new ones are written
+def test_an_object_store_keeps_the_old_features_aside_until_the_new_ones_are_written(grown, monkeypatch):
+    # a local disk plays the store, where the old features are deleted before the new ones are written
     write(grown / "log/c", visits(by_partition(0), 1), "csv")
     monkeypatch.setattr(Folder, "is_local", False)
     asked = []
     features, _ = prepare_here(run_on(grown), grown / "out", asked)
-    assert asked == [["b.csv", "c.csv"]]
+    assert asked == [["c.csv"]]
     equal(content(features), scratch(grown))
+    assert not (grown / "out/.features.base").exists()
 
 
 def test_a_failed_append_leaves_the_old_features_whole(grown):

@@ -35,7 +35,7 @@ def in_a_loop(function, items, *shared, **_):
     return [function(item, *shared) for item in items]
 
 
-def shuffle_here(data, sources, new, schema, staged, num_partitions, base):
+def shuffle_here(data, sources, new, schema, staged, num_partitions, base, drafting):
     """`shuffle_files` without Ray."""
     pieces = [piece for source in new for piece in pieces_of(source)]
     shards = [
@@ -44,10 +44,10 @@ def shuffle_here(data, sources, new, schema, staged, num_partitions, base):
         for block in read_events(pa.table({"item": [number]}), pieces, data, schema, staged, num_partitions)
     ]
     if not shards:
-        return {}
+        return []
     files = [source.uri for source in sources]
-    rows = write_partition(pa.concat_tables(shards), staged, files, data.keep_duplicates, base).to_pylist()
-    return {row["partition"]: row["duplicates"] for row in rows}
+    table = pa.concat_tables(shards)
+    return write_partition(table, staged, files, data.keep_duplicates, base, drafting).to_pylist()
 
 
 def prepare_here(run, out, asked=None):

@@ -69,7 +69,7 @@ def test_a_folder_of_another_kind_is_refused(folder):
 def test_another_format_version_is_refused_by_name(folder):
     edit(folder, format_version=99)
     with pytest.raises(
-        ManifestError, match=r"format version 99, this code reads 1; run jobs/prepare\.py again"
+        ManifestError, match=r"format version 99, this code reads 2; run jobs/prepare\.py again"
     ):
         read_manifest(folder, "features", "prepare")
     assert find_manifest(folder, "features") is None

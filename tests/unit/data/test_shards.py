@@ -99,9 +99,6 @@ def test_whole_numbers_and_their_text_are_the_same_log():
     rows = drawn(0)
     whole = table_of(rows, pa.int64())
     text = table_of([(str(user), str(item), *rest) for user, item, *rest in rows])
-    assert (
-        partition_of(whole.column("user_id"), 7).tolist() == partition_of(text.column("user_id"), 7).tolist()
-    )
     columns = ["user_id", "item_id", "time_ns", "session"]
     assert hash_rows(whole, columns).tolist() == hash_rows(text, columns).tolist()
     assert content_digest(whole) == content_digest(text)
@@ -140,18 +137,19 @@ def test_partitions_beyond_16_bits_have_numbers_beyond_16_bits():
 @pytest.mark.parametrize("ids", [pa.string(), pa.int64()])
 def test_shards_of_blocks_hold_every_event_once_in_the_partition_of_its_user(num_partitions, ids):
     rows = [(str(user), str(item), *rest) for user, item, *rest in drawn(1)]
-    whole = table_of(rows) if ids == pa.string() else table_of(drawn(1), ids)
-    blocks = [whole.slice(0, 100), whole.slice(0, 0), whole.slice(100, 1), whole.slice(101)]
+    whole = (table_of(rows) if ids == pa.string() else table_of(drawn(1), ids)).sort_by("place")
+    blocks = [whole.slice(101), whole.slice(0, 100), whole.slice(0, 0), whole.slice(100, 1)]
     shards = pa.concat_tables([to_shards(block, num_partitions) for block in blocks])
     assert shards.schema == SHARDS
     numbers, found = [], []
     for number, events in from_shards(shards):
         assert events.schema.equals(whole.schema)
-        users = events.column("user_id").cast(pa.string()).to_pylist()
-        assert {slow.hash_text(user) % num_partitions for user in users} == {number}
+        users = events.column("user_id").to_pylist()
+        hashes = [slow.hash_text(user) if isinstance(user, str) else slow.mix(user % 2**64) for user in users]
+        assert {one % num_partitions for one in hashes} == {number}
         places = events.column("place").to_pylist()
         wanted = [row for row in whole.to_pylist() if row["place"] in places]
-        assert events.to_pylist() == wanted  # in the order in which they came
+        assert events.to_pylist() == wanted  # in the order of the log, whichever block came first
         numbers.append(number)
         found += places
     assert numbers == sorted(set(numbers))

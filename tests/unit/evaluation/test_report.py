@@ -11,6 +11,7 @@ import pytest
 from raysys.errors import ConfigError, DataError, ManifestError
 from raysys.evaluation import data_page
 from raysys.evaluation.comparison import compare
+from raysys.evaluation.data_summary import data_summary
 from raysys.evaluation.findings import (
     Measured,
     metric_table,
@@ -24,7 +25,6 @@ from raysys.evaluation.findings import (
 from raysys.evaluation.histograms import short
 from raysys.evaluation.report import build_report, read_finished, short_names
 from raysys.evaluation.sections import Run, shareable
-from raysys.evaluation.data_summary import data_summary
 from raysys.evaluation.user_panels import show_user
 from raysys.evaluation.verdict import judge
 from raysys.storage import Folder
