@@ -458,7 +458,7 @@ def test_training_on_features_with_a_damaged_file(case):
     )
 
 
-@pytest.mark.parametrize("text", ["{", '{"kind": "features", "format_version": 1}'])
+@pytest.mark.parametrize("text", ["{", '{"kind": "features", "format_version": 2}'])
 def test_training_on_features_with_a_damaged_manifest(case, text):
     assert case.job(prepare)[0] == 0
     (case.out / "features" / "manifest.json").write_text(text)
@@ -469,7 +469,7 @@ def test_training_on_features_of_another_format(case):
     assert case.job(prepare)[0] == 0
     path = case.out / "features" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
-    assert_says(case.refused(job=train), "format version 99, this code reads 1", "run jobs/prepare.py again")
+    assert_says(case.refused(job=train), "format version 99, this code reads 2", "run jobs/prepare.py again")
 
 
 def test_a_batch_larger_than_the_training_samples(case):

@@ -118,7 +118,7 @@ def test_a_budget_bounds_what_the_giant_adds_to_an_epoch(prepared):
     features, info = Folder(prepared / "out" / "features"), info_of(prepared)
     shape = SampleShape(history_length=8, times=True, user_idx=True)
     plan = EpochPlan(
-        parts=part_samples(info, shape, BUDGET),
+        parts=part_samples(features, info, shape, BUDGET),
         events=info["part_events"],
         batch_size=50,  # divides the samples, and all files are one chunk: none is left over
         seed=3,
