@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.logs import FEATURES
+from raysys.data.hashing import Coded
 from raysys.data.history import last_positions, take
-from raysys.data.partitions import Coded, partition_of, sort_events, split_users
+from raysys.data.partitions import sort_events
 from raysys.data.sequences import (
     SessionConfig,
     long_term_start,
@@ -25,6 +26,7 @@ from raysys.data.sequences import (
     session_flags,
     user_offsets,
 )
+from raysys.data.shards import partition_of, split_users
 
 BLOCK = 1 << 19
 PARTITIONS = 20

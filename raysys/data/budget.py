@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raysys.data.hashing import mix
 from raysys.data.parquet import read_table
-from raysys.data.partitions import mix
 from raysys.data.shapes import SampleShape
 from raysys.storage import Folder
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.data.partitions import Coded
+from raysys.data.hashing import Coded
 from raysys.data.sequences import user_offsets
 from raysys.storage import Folder
 

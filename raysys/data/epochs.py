@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysys.data.budget import draw
+from raysys.data.hashing import hash_text
 from raysys.data.history import load_item_columns, load_sequences
 from raysys.data.pairs import pair_samples, rating_samples
-from raysys.data.partitions import hash_text
 from raysys.data.samples import Samples, sequence_samples, training_samples
 from raysys.data.shapes import SampleShape
 from raysys.errors import DataError

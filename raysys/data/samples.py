@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from raysys.data.budget import uniform
+from raysys.data.hashing import hash_text
 from raysys.data.history import (
     History,
     Sequences,
@@ -26,7 +27,6 @@ from raysys.data.history import (
     visible_events,
     without_context,
 )
-from raysys.data.partitions import hash_text
 from raysys.data.shapes import EVENT, SampleShape
 from raysys.data.short_long import ShortLongCutter
 from raysys.data.splits import CONTEXT, TRAIN

@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysys.config import require
+from raysys.data.hashing import Coded
 from raysys.data.parsing import combine
-from raysys.data.partitions import Coded
 from raysys.data.splits import VISIBLE, SplitConfig, Timeline, assign_roles
 from raysys.schema import UNKNOWN_IDX
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.config import require
-from raysys.data.partitions import mix
+from raysys.data.hashing import mix
 from raysys.data.times import Clock, parse_text
 from raysys.seeds import derive_seed
 

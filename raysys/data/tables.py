@@ -9,12 +9,13 @@ import pyarrow.compute as pc
 from raysys.config import suggest
 from raysys.data.columns import column_names, find_column
 from raysys.data.files import list_sources, pieces_of, read_piece, schema_of
-from raysys.data.log_config import SideFeature, SideTable
+from raysys.data.log_config import DataConfig, SideFeature, SideTable
+from raysys.data.parquet import write_table
 from raysys.data.parsing import combine, is_empty, is_text, parse_number
 from raysys.data.vocabulary import Vocabulary
 from raysys.errors import DataError, SchemaError
 from raysys.schema import NUM_RESERVED, UNKNOWN_IDX, Entity, Feature
-from raysys.storage import public_uri
+from raysys.storage import Folder, public_uri
 
 Encoded = tuple[Feature, pa.Array, Vocabulary | None]
 
@@ -174,3 +175,47 @@ def _multi_valued(
 def _vocabulary(text: pa.Array) -> Vocabulary:
     counts = pc.value_counts(pc.drop_null(text))
     return Vocabulary.build(counts.field("values"), np.asarray(counts.field("counts").to_numpy()))
+
+
+def write_side_tables(
+    data: DataConfig, staged: Folder, vocabularies: dict[str, Vocabulary]
+) -> tuple[list[Feature], dict[str, pa.Array]]:
+    """Write `items.parquet` and the side vocabularies; return the features and the profile columns by user
+    idx."""
+    items = vocabularies["item"]
+    names = items.ids.to_pylist()
+    columns: dict[str, pa.Array] = {}
+    features = [
+        Feature(name=name, entity="event", kind="id", size=vocabularies[f"event_{name}"].size)
+        for name in data.coded_features
+    ]
+    if data.items:
+        table = read_side_table(data.items, "data.items")
+        names = titles(data.items, table, items)
+        for feature, values, vocabulary in encode_side_table(data.items, table, items, "item"):
+            features.append(feature)
+            columns[feature.name] = values
+            if vocabulary:
+                vocabulary.write(staged / "vocabularies", f"item_{feature.name}")
+    profile: dict[str, pa.Array] = {}
+    if data.users:
+        table = read_side_table(data.users, "data.users")
+        for feature, values, vocabulary in encode_side_table(data.users, table, vocabularies["user"], "user"):
+            features.append(feature)
+            profile[f"profile_{feature.name}"] = values
+            if vocabulary:
+                vocabulary.write(staged / "vocabularies", f"user_{feature.name}")
+    blank: list[str | None] = [None] * NUM_RESERVED
+    reserved = {
+        "item_idx": pa.array(np.arange(items.size, dtype=np.int32)),
+        "item_id": pa.array([*blank, *items.ids.to_pylist()], pa.string()),
+        "title": pa.array([*blank, *names], pa.string()),
+        "count": pa.array(np.concatenate([np.zeros(NUM_RESERVED, np.int64), items.counts])),
+    }
+    clash = set(reserved) & set(columns)
+    if clash:
+        raise DataError(
+            f"data.items.features.{min(clash)}: this name is taken; choose another and set its `column`"
+        )
+    write_table(staged, "items.parquet", pa.table({**reserved, **columns}))
+    return features, profile

@@ -7,11 +7,10 @@ is where it runs and how the results come together.
 import itertools
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from raysys import __version__
@@ -21,20 +20,13 @@ from raysys.data.budget import SAMPLE_COUNTS, sample_counts_table
 from raysys.data.core import Core, count_items
 from raysys.data.files import fingerprint, list_sources, mark_of
 from raysys.data.formats import Source
-from raysys.data.log_config import DataConfig, SideTable
+from raysys.data.log_config import DataConfig
 from raysys.data.mistakes import Config
 from raysys.data.parquet import write_table
+from raysys.data.profile_file import item_counts, rejected_rows, write_profile
 from raysys.data.rejects import remedy
-from raysys.data.stages import (
-    Drafting,
-    draft_sequences,
-    item_counts,
-    log_schema,
-    rejected_rows,
-    write_profile,
-    write_sequences,
-)
-from raysys.data.tables import encode_side_table, read_side_table, titles
+from raysys.data.stages import Drafting, draft_sequences, log_schema, write_sequences
+from raysys.data.tables import write_side_tables
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.cluster import run_tasks
 from raysys.distributed.shuffle import MAX_GROWTH, Shuffled, num_partitions_of, shuffle_events
@@ -179,7 +171,7 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
         for name in ("user", "item", *(f"event_{feature}" for feature in run.data.coded_features))
     }
     vocabularies = {name: vocabulary for name, (vocabulary, _) in merged.items()}
-    described, profile = _write_side_tables(run.data, staged, vocabularies)
+    described, profile = write_side_tables(run.data, staged, vocabularies)
     for name, vocabulary in vocabularies.items():
         vocabulary.write(staged / "vocabularies", name)
     numbered = [
@@ -271,51 +263,3 @@ def find_core(data: DataConfig, staged: Folder, parts: list[str]) -> Core:
             return core
         core = Core(kept, data.min_user_events)
     raise AssertionError("unreachable: the rounds end when no item leaves")
-
-
-def _write_side_tables(
-    data: DataConfig, staged: Folder, vocabularies: dict[str, Vocabulary]
-) -> tuple[list[Feature], dict[str, pa.Array]]:
-    """Write `items.parquet` and the side vocabularies; return the features and the profile columns by user
-    idx."""
-    items = vocabularies["item"]
-    names = items.ids.to_pylist()
-    columns: dict[str, pa.Array] = {}
-    features = [
-        Feature(name=name, entity="event", kind="id", size=vocabularies[f"event_{name}"].size)
-        for name in data.coded_features
-    ]
-    if data.items:
-        table = read_side_table(data.items, "data.items")
-        names = titles(data.items, table, items)
-        for feature, values, vocabulary in _encode(data.items, table, items, "item"):
-            features.append(feature)
-            columns[feature.name] = values
-            if vocabulary:
-                vocabulary.write(staged / "vocabularies", f"item_{feature.name}")
-    profile: dict[str, pa.Array] = {}
-    if data.users:
-        table = read_side_table(data.users, "data.users")
-        for feature, values, vocabulary in _encode(data.users, table, vocabularies["user"], "user"):
-            features.append(feature)
-            profile[f"profile_{feature.name}"] = values
-            if vocabulary:
-                vocabulary.write(staged / "vocabularies", f"user_{feature.name}")
-    blank: list[str | None] = [None] * NUM_RESERVED
-    reserved = {
-        "item_idx": pa.array(np.arange(items.size, dtype=np.int32)),
-        "item_id": pa.array([*blank, *items.ids.to_pylist()], pa.string()),
-        "title": pa.array([*blank, *names], pa.string()),
-        "count": pa.array(np.concatenate([np.zeros(NUM_RESERVED, np.int64), items.counts])),
-    }
-    clash = set(reserved) & set(columns)
-    if clash:
-        raise DataError(
-            f"data.items.features.{min(clash)}: this name is taken; choose another and set its `column`"
-        )
-    write_table(staged, "items.parquet", pa.table({**reserved, **columns}))
-    return features, profile
-
-
-def _encode(side: SideTable, table: pa.Table, ids: Vocabulary, entity: Any) -> Iterator[Any]:
-    yield from encode_side_table(side, table, ids, entity)

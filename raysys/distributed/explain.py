@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from raysys.data.partitions import hash_text
+from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
 from raysys.distributed.checkpoints import Trained
 from raysys.distributed.validation import ragged_rows, retrieve

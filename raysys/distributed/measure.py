@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raysys.catalog import Catalog
-from raysys.data.partitions import hash_text
+from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of, load_trained

@@ -25,13 +25,7 @@ from raysys.data.append import EVENTS, Base, Counts, move_partition, move_reject
 from raysys.data.files import pieces_of, rows_of
 from raysys.data.formats import Source
 from raysys.data.log_config import DataConfig
-from raysys.data.stages import (
-    Drafting,
-    counts_by_file,
-    number_rejected,
-    read_events,
-    write_partition,
-)
+from raysys.data.stages import Drafting, counts_by_file, number_rejected, read_events, write_partition
 from raysys.distributed.cluster import own_errors, run_tasks
 from raysys.logs import fields
 from raysys.storage import Folder

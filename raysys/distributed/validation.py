@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from raysys.data.partitions import hash_text
+from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
 from raysys.evaluation.metrics import METRICS
 from raysys.manifest import Manifest

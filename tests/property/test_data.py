@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from raysys.data import epochs
 from raysys.data.core import Core
+from raysys.data.hashing import hash_rows, hash_text
 from raysys.data.history import History
-from raysys.data.partitions import hash_rows, hash_text, sort_events
+from raysys.data.partitions import sort_events
 from raysys.data.shapes import SampleShape
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed import datasets

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from raysys.data.budget import draw, part_samples
 from raysys.data.epochs import EpochPlan, drawn_rows, epoch_batches, read_samples
+from raysys.data.hashing import hash_text
 from raysys.data.history import load_sequences
 from raysys.data.interactions import Entries, Interactions, read_entries
 from raysys.data.pairs import Transitions
-from raysys.data.partitions import hash_text
 from raysys.data.queries import read_queries
 from raysys.data.sequences import SessionConfig
 from raysys.data.shapes import SampleShape

@@ -13,8 +13,8 @@ from raysys.data.budget import (
     part_samples,
     sample_counts_table,
 )
+from raysys.data.hashing import hash_text
 from raysys.data.parquet import write_table
-from raysys.data.partitions import hash_text
 from raysys.data.shapes import SampleShape
 from raysys.storage import Folder
 

@@ -4,16 +4,9 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.data.events import position_of
-from raysys.data.partitions import (
-    content_digest,
-    hash_rows,
-    hash_text,
-    mix,
-    partition_of,
-    sort_events,
-    split_duplicates,
-    text_rank,
-)
+from raysys.data.hashing import content_digest, hash_rows, hash_text, mix, text_rank
+from raysys.data.partitions import sort_events, split_duplicates
+from raysys.data.shards import partition_of
 from tests.reference import data as slow
 
 TEXTS = ["", "a", "user_1", "é", "日本語", None]

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from raysys.data import sequences
-from raysys.data.partitions import Coded, hash_text
+from raysys.data.hashing import Coded, hash_text
 from raysys.data.sequences import (
     SessionConfig,
     Windows,

@@ -7,19 +7,10 @@ import pyarrow as pa
 import pytest
 
 from raysys.data import partitions
-from raysys.data.partitions import (
-    SHARDS,
-    Coded,
-    content_digest,
-    event_order,
-    from_shards,
-    hash_rows,
-    partition_of,
-    sort_events,
-    split_duplicates,
-    to_shards,
-)
+from raysys.data.hashing import Coded, content_digest, hash_rows
+from raysys.data.partitions import event_order, sort_events, split_duplicates
 from raysys.data.sequences import SessionConfig, sequence_table, windows_of
+from raysys.data.shards import SHARDS, from_shards, partition_of, to_shards
 from raysys.data.splits import SplitConfig
 from tests.reference import data as slow
 

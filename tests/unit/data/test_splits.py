@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysys.data.partitions import hash_text
+from raysys.data.hashing import hash_text
 from raysys.data.splits import (
     CONTEXT,
     HISTORY,

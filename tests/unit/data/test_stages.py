@@ -11,8 +11,9 @@ import pytest
 from raysys.data.core import Core, value_counts
 from raysys.data.events import event_schema
 from raysys.data.files import list_sources, pieces_of
+from raysys.data.hashing import Coded
 from raysys.data.parquet import read_table
-from raysys.data.partitions import Coded, from_shards, to_shards
+from raysys.data.shards import from_shards, to_shards
 from raysys.data.stages import counts_by_file, number_rejected, read_events, write_partition
 from raysys.errors import DataError
 from raysys.storage import Folder
