@@ -105,8 +105,18 @@ def cause_of(error: BaseException | None) -> RaysysError | None:
     return None
 
 
+# Ray Data runs the end of a shuffle in workers of their own, told apart by this environment. Tasks that ask
+# for the same one share those workers; a worker costs a second of CPU to start.
+DATA_WORKERS: dict[str, Any] = {"env_vars": {"RAY_DATA_SHUFFLE_REDUCE_WORKER": "1"}}
+
+
 def run_tasks(
-    function: Callable[..., R], items: Iterable[Any], *shared: Any, cpus: float = 1, progress: str = ""
+    function: Callable[..., R],
+    items: Iterable[Any],
+    *shared: Any,
+    cpus: float = 1,
+    progress: str = "",
+    runtime_env: dict[str, Any] | None = None,
 ) -> list[R]:
     """Return `function(item, *shared)` for each item, in order, as Ray tasks, a few per CPU in flight.
 
@@ -116,8 +126,9 @@ def run_tasks(
         shared: sent once to the object store, the same for every task.
         cpus: CPUs of a task.
         progress: a name; where given, progress is logged every few seconds.
+        runtime_env: of the tasks; only those with the same one share workers.
     """
-    remote: Any = ray.remote(num_cpus=cpus, max_retries=3)
+    remote: Any = ray.remote(num_cpus=cpus, max_retries=3, runtime_env=runtime_env or {})
     task = remote(function)
     references = [ray.put(value) for value in shared]
     waiting = list(enumerate(items))[::-1]

@@ -28,7 +28,7 @@ from raysys.data.rejects import remedy
 from raysys.data.stages import Drafting, draft_sequences, log_schema, write_sequences
 from raysys.data.tables import write_side_tables
 from raysys.data.vocabulary import Vocabulary
-from raysys.distributed.cluster import run_tasks
+from raysys.distributed.cluster import DATA_WORKERS, run_tasks
 from raysys.distributed.shuffle import MAX_GROWTH, Shuffled, num_partitions_of, shuffle_events
 from raysys.errors import DataError
 from raysys.logs import fields
@@ -157,7 +157,9 @@ def draft_all(run: RunConfig, staged: Folder, shuffled: Shuffled) -> list[dict[s
     """Draft the sequences of every partition that the shuffle has not; return the summaries in order."""
     core = find_core(run.data, staged, shuffled.parts) if needs_core(run.data) else Core(None, 1)
     rest = [part for part in shuffled.parts if part not in shuffled.summaries]
-    drafted = run_tasks(draft_sequences, rest, staged, drafting_of(run, core), progress="sessions")
+    drafted = run_tasks(
+        draft_sequences, rest, staged, drafting_of(run, core), progress="sessions", runtime_env=DATA_WORKERS
+    )
     summaries = shuffled.summaries | dict(zip(rest, drafted, strict=True))
     return [summaries[part] for part in shuffled.parts]
 
@@ -179,7 +181,15 @@ def build_sequences(run: RunConfig, staged: Folder, shuffled: Shuffled) -> dict[
         for number, part in enumerate(shuffled.parts)
     ]
     train_events = item_counts(vocabularies["item"])
-    held_out = run_tasks(write_sequences, numbered, staged, profile, train_events, progress="sequences")
+    held_out = run_tasks(
+        write_sequences,
+        numbered,
+        staged,
+        profile,
+        train_events,
+        progress="sequences",
+        runtime_env=DATA_WORKERS,
+    )
     (staged / "drafts").delete()
     samples = {part: summary["sample_counts"] for part, summary in zip(shuffled.parts, counts, strict=True)}
     write_table(staged, SAMPLE_COUNTS, sample_counts_table(samples))
@@ -255,7 +265,7 @@ def find_core(data: DataConfig, staged: Folder, parts: list[str]) -> Core:
     """Return the largest set in which every item and every user has enough events (k-core)."""
     core = Core(None, data.min_user_events)
     for round_number in itertools.count(1):  # items only ever leave, so there is a last round
-        items = Vocabulary.merge(run_tasks(count_items, parts, staged, core))[0]
+        items = Vocabulary.merge(run_tasks(count_items, parts, staged, core, runtime_env=DATA_WORKERS))[0]
         kept = items.ids.filter(pa.array(items.counts >= data.min_item_events))
         before = None if core.kept_items is None else len(core.kept_items)
         if len(kept) == before:

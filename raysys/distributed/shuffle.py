@@ -26,7 +26,7 @@ from raysys.data.files import pieces_of, rows_of
 from raysys.data.formats import Source
 from raysys.data.log_config import DataConfig
 from raysys.data.stages import Drafting, counts_by_file, number_rejected, read_events, write_partition
-from raysys.distributed.cluster import own_errors, run_tasks
+from raysys.distributed.cluster import DATA_WORKERS, own_errors, run_tasks
 from raysys.logs import fields
 from raysys.storage import Folder
 
@@ -114,7 +114,7 @@ def shuffle_events(
     if base:
         kept = sorted(set(base.duplicates) - set(duplicates))
         logger.info(fields(new_files=len(new), parts_rewritten=len(duplicates), parts_kept=len(kept)))
-        run_tasks(move_partition, kept, staged, base, progress="append")
+        run_tasks(move_partition, kept, staged, base, progress="append", runtime_env=DATA_WORKERS)
         move_rejected(staged, base)
         both = Counter(base.duplicates)
         both.update(duplicates)
@@ -165,7 +165,9 @@ def shuffle_files(
     }
     numbers: Any = ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
     dataset = (
-        numbers.map_batches(read_events, batch_size=1, batch_format="pyarrow", fn_kwargs=reading)
+        numbers.map_batches(
+            read_events, batch_size=1, batch_format="pyarrow", fn_kwargs=reading, runtime_env=DATA_WORKERS
+        )
         .repartition(num_partitions, keys=["partition"])
         .map_batches(write_partition, batch_size=None, batch_format="pyarrow", fn_kwargs=writing)
     )
