@@ -1,8 +1,7 @@
 """TOML to frozen dataclasses, with errors that name the key, and a digest of what was configured.
 
 The dataclasses are the schema: a key that is no field is refused with the nearest name, a value of another
-type is
-refused with both types. Ranges belong to the `__post_init__` of each class, through `require`.
+type is refused with both types. Ranges belong to the `__post_init__` of each class, through `require`.
 """
 
 import dataclasses

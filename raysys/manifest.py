@@ -18,10 +18,8 @@ class Manifest:
     """The description of one output folder.
 
     `config_digest` and `parents` (name -> digest) decide whether a stage may skip itself; `digest` names the
-    content
-    for later stages. `files` maps a relative path to its size in bytes; `info` holds what the stage wants to
-    say
-    (counts of rows, rejected rows by reason, sizes, schema).
+    content for later stages. `files` maps a relative path to its size in bytes; `info` holds what the stage
+    wants to say (counts of rows, rejected rows by reason, sizes, schema).
     """
 
     kind: str

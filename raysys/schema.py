@@ -24,8 +24,7 @@ class Feature:
     `length` is the number of values per row (the padded length of an `id_list`, the width of a `vector`, else
     1) and
     `size` the number of rows of an embedding table for it: the vocabulary with padding (0) and unknown (1); 0
-    where
-    the kind has no vocabulary.
+    where the kind has no vocabulary.
     """
 
     name: str

@@ -1,8 +1,7 @@
 """Folders on a local disk or an object store, through pyarrow.fs; the only place that turns URIs into paths.
 
 A local folder is replaced in one rename. An object store has no rename of folders, so there a folder counts
-as
-finished when its `manifest.json` exists, which is therefore deleted first and written last.
+as finished when its `manifest.json` exists, which is therefore deleted first and written last.
 """
 
 import json

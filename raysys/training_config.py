@@ -41,8 +41,7 @@ class TrainingConfig:
     """How often a failed group of workers is started again from the last checkpoint."""
     shuffle_events: int = 8_000_000
     """Events held in memory at once per worker; sequence files are shuffled, read in chunks of about this
-    size, and
-    samples are shuffled within a chunk."""
+    size, and samples are shuffled within a chunk."""
     samples_per_user: int = 0
     """Training samples of a user in an epoch at most, drawn anew in every epoch, so that heavy users do
     not outweigh the others (YouTube DNN, sec. 3.3); 0: all."""

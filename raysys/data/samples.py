@@ -1,8 +1,7 @@
 """Training samples with a history, cut while streaming: next item, next n, whole sequences.
 
-Under every shape a history holds only training and context events that lie strictly before its target's
-unit. With
-`split.unit = "event"` the events of a user are in a total order and each is its own unit; with "session"
+Under every shape a history holds only training and context events that lie strictly before its target's unit.
+With `split.unit = "event"` the events of a user are in a total order and each is its own unit; with "session"
 a unit is a session, and nothing of it, nor of another one that starts at the same second, is shown to its
 events.
 """

@@ -14,8 +14,7 @@ One row per user, every list in the user's order of events:
     profile_<f> int32, list<int32> or float32, one per user feature
 
 The long-term set of a session that starts at event s is therefore the distinct values in [long_start[s], s):
-disjoint
-from the session, within the window, and cut while streaming.
+disjoint from the session, within the window, and cut while streaming.
 """
 
 from collections.abc import Mapping
@@ -172,8 +171,7 @@ def build_windows(
     """Return sessions, cuts, long-term starts and roles of one partition.
 
     Under `split.unit = "session"` an event sees nothing of its own session, nor of another one that starts at
-    the
-    same second: the lines of a basket share one time, so neither is before the other.
+    the same second: the lines of a basket share one time, so neither is before the other.
     """
     flags = session_flags(offsets, at, column, session)
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))

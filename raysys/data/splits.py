@@ -34,8 +34,7 @@ class SplitConfig:
 
     kind: Literal["leave_one_out", "time", "user", "random_target"] = "leave_one_out"
     """leave_one_out: each user's last unit is test, the one before it valid. time: global cut-offs. user:
-    disjoint
-    users. random_target: one random earlier event per drawn user (MIND paper, 19:1)."""
+    disjoint users. random_target: one random earlier event per drawn user (MIND paper, 19:1)."""
     unit: Literal["event", "session"] = "event"
     """Hold out the last event, or the whole last session with all its items as targets (baskets)."""
     target_events: tuple[str, ...] = ()

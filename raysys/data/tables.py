@@ -99,8 +99,7 @@ def encode_side_table(side: SideTable, table: pa.Table, ids: Vocabulary, entity:
     """Yield per feature its description, its values aligned to the ids' idx, and its vocabulary.
 
     Row 0 (padding) holds padding, row 1 and ids without a row hold unknown. Numbers are standardised over the
-    known
-    ids; a missing number is the mean, 0.
+    known ids; a missing number is the mean, 0.
     """
     position = pc.index_in(ids.ids, value_set=combine(table.column(side.id)))
     rows = np.asarray(pc.fill_null(position, -1).to_numpy(zero_copy_only=False)).astype(np.int64)

@@ -38,8 +38,7 @@ class State:
     """Where training stands: everything but the tensors.
 
     `epoch` and `step` name the next step to take; `global_step` counts all steps taken. `best_epoch` is -1
-    before the
-    first validation. `curve` has one entry per finished epoch.
+    before the first validation. `curve` has one entry per finished epoch.
     """
 
     epoch: int = 0

@@ -1,10 +1,8 @@
 """The search index spread over Ray actors: each holds one local index over a contiguous range of items.
 
 Shards do not know each other. A search goes to one replica of every shard and the answers are merged exactly.
-An actor
-that dies comes back by itself and loads its shard from disk; a shard that stays away is an error, never a
-shorter
-answer.
+An actor that dies comes back by itself and loads its shard from disk; a shard that stays away is an error,
+never a shorter answer.
 """
 
 import itertools

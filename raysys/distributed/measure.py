@@ -153,8 +153,7 @@ def popularity_buckets(item_counts: np.ndarray) -> np.ndarray:
     """Return per item_idx 0 (head), 1 (middle), 2 (tail) or 3 (cold: no training event).
 
     The head holds the most popular items that together have a fifth of all training events, the tail the
-    least
-    popular ones that together have half.
+    least popular ones that together have half.
     """
     order = np.argsort(-item_counts, kind="stable")
     share = np.cumsum(item_counts[order]) / max(item_counts.sum(), 1)

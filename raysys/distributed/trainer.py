@@ -89,8 +89,7 @@ def _train_on_ray(job: Job) -> None:
     """Run the loop on a group of Ray Train workers.
 
     `fit` runs in a thread of its own, because on the main thread Ray Train takes SIGINT for itself and ends
-    the
-    process. Here a signal asks the workers to write a checkpoint at the step they are at.
+    the process. Here a signal asks the workers to write a checkpoint at the step they are at.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig

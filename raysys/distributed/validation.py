@@ -31,8 +31,7 @@ def validate(
     """Return hit_rate@k, ndcg@k and the watched metric on the validation part, the same on every rank.
 
     Every rank measures every world-th query and the sums are added up, so the result does not depend on the
-    number of
-    workers beyond rounding.
+    number of workers beyond rounding.
     """
     name = run.training.metric.partition("@")[0]
     k = run.training.metric_k
