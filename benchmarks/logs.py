@@ -13,7 +13,7 @@ START = 1_700_000_000
 SPAN_S = 60 * 86_400
 
 
-def write_log(folder: Path, rows: int, users: int, seed: int = 0) -> Path:
+def write_log(folder: Path, rows: int, users: int, seed: int = 0, num_items: int = NUM_ITEMS) -> Path:
     """Write `events/*.parquet`, in order of time, and `items.parquet`; return the folder.
 
     A user's activity is log-normal, an item's popularity Zipf with exponent 1.05; a tenth of a visit's events
@@ -24,8 +24,8 @@ def write_log(folder: Path, rows: int, users: int, seed: int = 0) -> Path:
     random = np.random.default_rng(seed)
     (folder / "events").mkdir(parents=True, exist_ok=True)
     activity = np.cumsum(random.lognormal(0.0, 1.2, users))
-    popularity = np.cumsum(1.0 / np.arange(1, NUM_ITEMS + 1) ** 1.05)
-    names = random.permutation(NUM_ITEMS) + 10_000
+    popularity = np.cumsum(1.0 / np.arange(1, num_items + 1) ** 1.05)
+    names = random.permutation(num_items) + 10_000
     visitors = random.permutation(users) + 1_000_000
     per_file = min(ROWS_PER_FILE, rows)
     num_files = rows // per_file
@@ -38,12 +38,12 @@ def write_log(folder: Path, rows: int, users: int, seed: int = 0) -> Path:
         table = pa.table(
             {
                 "user_id": visitors[np.minimum(owner, users - 1)][visit_of],
-                "item_id": names[np.minimum(item, NUM_ITEMS - 1)],
+                "item_id": names[np.minimum(item, num_items - 1)],
                 "timestamp": at,
             }
         ).take(pa.array(np.argsort(at, kind="stable")))
         pq.write_table(table, folder / "events" / f"{number:04d}.parquet", compression="snappy")
-    features = {name: random.integers(0, size, NUM_ITEMS) for name, size in FEATURES.items()}
+    features = {name: random.integers(0, size, num_items) for name, size in FEATURES.items()}
     pq.write_table(pa.table({"item_id": np.sort(names), **features}), folder / "items.parquet")
     (folder / "done").touch()
     return folder

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import prepare, search
+from benchmarks import prepare, search, train
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ BENCHMARKS = (
     Benchmark("prepare_10m_cold_vs_polars", 0.4, True, 3, lambda: prepare.cold(10)),
     Benchmark("prepare_30m_warm_vs_polars", 0.9, True, 3, lambda: prepare.warm(30)),
     Benchmark("prepare_30m_peak_gb", 4.0, False, 1, lambda: prepare.peak_gb(30)),
+    Benchmark("train_mind_steady_vs_plain", 0.95, True, 3, train.steady_vs_plain),
+    Benchmark("train_mind_epoch_vs_plain", 0.9, True, 3, train.epoch_vs_plain),
+    Benchmark("train_mind_two_workers_vs_one", 1.6, True, 3, train.two_workers_vs_one),
     Benchmark("search_exact_vs_faiss_flat", 2.5, True, 3, search.exact_vs_faiss_flat),
     Benchmark("search_sharded_vs_single", 0.9, True, 3, search.sharded_vs_single),
 )
