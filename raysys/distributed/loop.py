@@ -24,7 +24,7 @@ from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
 from raysys.distributed.validation import validate
 from raysys.manifest import Manifest
 from raysys.models import build_model, sample_shape
-from raysys.nn.loss_inputs import LossInputs
+from raysys.nn.loss_inputs import WITH_NEGATIVES, LossInputs
 from raysys.run import RunConfig
 from raysys.seeds import derive_seed
 from raysys.storage import Folder
@@ -95,7 +95,7 @@ def train_loop(job: Job, rank: Rank) -> None:
     inputs = LossInputs(
         training.loss,
         catalog.item_counts,
-        run.model.num_negatives,
+        run.model.num_negatives if training.loss in WITH_NEGATIVES else 1,
         sampler=training.sampler,
         power=training.sampler_power,
         calibration=training.gbce_t,
@@ -172,11 +172,7 @@ class _Loop:
     def _tensors(self, first_step: int) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
         for step, batch in self._batches(first_step):
             arrays = dict(batch)
-            arrays.update(
-                self.inputs.arrays(
-                    self.state.global_step, batch["target"], len(batch["target"]) * self.rank.world
-                )
-            )
+            arrays.update(self.inputs.arrays(self.state.global_step, batch, self.rank.world))
             # dropout is a function of the position, so a resumed run draws what the uninterrupted one drew
             torch.manual_seed(derive_seed(self.training.seed, "step", self.state.global_step, self.rank.rank))
             yield (

@@ -4,6 +4,7 @@ NumPy only.
 Shape suffixes: B batch, V catalogue, N negatives.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ WITH_NEGATIVES: frozenset[str] = frozenset({"sampled_softmax", "mixed", "gbce", 
 def gbce_beta(num_negatives: int, num_candidates: int, calibration: float) -> float:
     """Return beta = a (t (1 - 1 / a) + 1 / a) with the sampling rate a = N / (R - 1) of R real items.
 
-    Implements eq. 11 of Petrov & Macdonald 2023, "gSASRec" (arXiv:2308.07192): t = 0 gives 1, the ordinary
+    Implements Petrov & Macdonald 2023, "gSASRec" (arXiv:2308.07192): t = 0 gives 1, the ordinary
     binary cross-entropy; t = 1 gives a, scores that are calibrated as those of a softmax are.
 
     Deviations:
@@ -79,21 +80,22 @@ class LossInputs:
             self.num_events = int(self.events[NUM_RESERVED:].sum())
         self.beta = np.array(gbce_beta(num_negatives, len(counts) - NUM_RESERVED, calibration), np.float32)
 
-    def arrays(self, step: int, target: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    def arrays(self, step: int, batch: Mapping[str, np.ndarray], world: int = 1) -> dict[str, np.ndarray]:
         """Return the arrays of one training step by name.
 
         Args:
             step: number of the step since the start; decides the draw.
-            target: item_idx of this rank's targets.
-            batch_size: B, the rows of all ranks together.
+            batch: this rank's samples; `target` is read where targets are candidates.
+            world: number of ranks, each with as many samples.
         """
         arrays: dict[str, np.ndarray] = {}
         if self.sampler is not None:
             arrays["negatives"], arrays["log_expected"] = self.sampler.draw(step)
         if self.events is not None:
-            arrays["target_log_expected"] = self._log_expected(target, batch_size)
-        if self.loss == "mixed":
-            arrays["log_expected"] = self._log_expected(arrays["negatives"], batch_size)
+            batch_size = len(batch["target"]) * world
+            arrays["target_log_expected"] = self._log_expected(batch["target"], batch_size)
+            if self.sampler is not None:
+                arrays["log_expected"] = self._log_expected(arrays["negatives"], batch_size)
         if self.loss == "gbce":
             arrays["gbce_beta"] = self.beta
         return arrays

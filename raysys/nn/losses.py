@@ -120,7 +120,7 @@ def in_batch_softmax(
     """Return the mean softmax loss against the targets of the global batch, a float32 (or wider) scalar.
 
     Implements Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations"
-    (doi:10.1145/3298689.3346996), sec. 3, with the estimator of `sampled_softmax`:
+    (doi:10.1145/3298689.3346996), with the estimator of `sampled_softmax`:
 
         loss = -s_t + ln(exp(s_t) + sum over rows c of the global batch with t_c != t of exp(s_c - ln(B q_c)))
 
@@ -199,7 +199,7 @@ def gbce(
     """Return the mean generalised binary cross-entropy, a float32 (or wider) scalar.
 
     Implements Petrov & Macdonald 2023, "gSASRec: Reducing Overconfidence in Sequential Recommendation Trained
-    with Negative Sampling" (arXiv:2308.07192), sec. 5:
+    with Negative Sampling" (arXiv:2308.07192):
 
         loss = -(beta ln sigma(s_t) + sum over negatives j != t of ln(1 - sigma(s_j))) / (1 + count of j != t)
 

@@ -11,6 +11,7 @@ from raysys.nn.negatives import NegativeSampler
 
 COUNTS = np.array([0, 0, 900, 400, 100, 25, 9, 4, 1, 0, 0], dtype=np.int64)
 TARGET = np.array([2, 3, 2, 8, 10])
+BATCH = {"target": TARGET}
 KEYS = {
     "sampled_softmax": {"negatives", "log_expected"},
     "full_softmax": set(),
@@ -23,7 +24,7 @@ KEYS = {
 
 @pytest.mark.parametrize("loss", get_args(LossName))
 def test_each_loss_gets_what_it_needs(loss):
-    arrays = LossInputs(loss, COUNTS, 7, seed=3).arrays(5, TARGET, 10)
+    arrays = LossInputs(loss, COUNTS, 7, seed=3).arrays(5, BATCH, 2)
     assert set(arrays) == KEYS[loss]
     assert (loss in WITH_NEGATIVES) == ("negatives" in arrays)
     for name, array in arrays.items():
@@ -38,22 +39,27 @@ def test_each_loss_gets_what_it_needs(loss):
 
 def test_in_batch_candidates_are_expected_as_often_as_their_share_of_the_batch():
     # 1,441 events, of which two are those that items without events count as
-    arrays = LossInputs("in_batch", COUNTS).arrays(0, TARGET, 10)
+    arrays = LossInputs("in_batch", COUNTS).arrays(0, BATCH, 2)
     expected = 10 * np.array([900, 400, 900, 1, 1]) / 1441
     np.testing.assert_allclose(np.exp(arrays["target_log_expected"]), expected, rtol=1e-6)
 
 
 def test_mixed_candidates_are_expected_from_both_sources():
     inputs = LossInputs("mixed", COUNTS, 7, sampler="uniform", seed=1)
-    arrays = inputs.arrays(4, TARGET, 10)
+    arrays = inputs.arrays(4, BATCH, 2)
     events = np.maximum(COUNTS, 1)
     for name, item_idx in (("target_log_expected", TARGET), ("log_expected", arrays["negatives"])):
         expected = 10 * events[item_idx] / 1441 + 7 / 9
         np.testing.assert_allclose(np.exp(arrays[name]), expected, rtol=1e-6)
 
 
+def test_losses_without_in_batch_candidates_need_no_targets():
+    for loss in ("sampled_softmax", "full_softmax", "gbce", "bpr"):
+        assert LossInputs(loss, COUNTS, 3).arrays(0, {}).keys() == KEYS[loss]
+
+
 def test_in_batch_losses_need_no_negatives():
-    assert LossInputs("in_batch", COUNTS, 0).arrays(0, TARGET, 5).keys() == KEYS["in_batch"]
+    assert LossInputs("in_batch", COUNTS, 0).arrays(0, BATCH).keys() == KEYS["in_batch"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +75,7 @@ def test_in_batch_losses_need_no_negatives():
 def test_beta_is_that_of_the_formula(negatives, items, calibration, beta):
     assert gbce_beta(negatives, items, calibration) == pytest.approx(beta, abs=1e-15)
     counts = np.concatenate([[0, 0], np.ones(items, dtype=np.int64)])
-    arrays = LossInputs("gbce", counts, negatives, calibration=calibration).arrays(0, TARGET, 5)
+    arrays = LossInputs("gbce", counts, negatives, calibration=calibration).arrays(0, BATCH)
     assert float(arrays["gbce_beta"]) == pytest.approx(beta, rel=1e-6)
 
 

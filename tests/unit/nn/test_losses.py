@@ -236,7 +236,7 @@ def test_softmax_with_in_batch_candidates_converges_to_the_full_softmax(name):
     q = counts / counts.sum()
     target = np.random.default_rng(4).choice(NUM_ITEMS, 100_000, p=q)
     inputs = LossInputs(name, counts, 50_000, sampler="uniform", seed=1)
-    arrays = inputs.arrays(0, target, len(target))
+    arrays = inputs.arrays(0, {"target": target})
     batch = {key: torch.from_numpy(value) for key, value in arrays.items()}
     batch["target"] = torch.from_numpy(target)
     shown = 4
