@@ -55,7 +55,7 @@ class LossInputs:
         calibration: t of gbce, in [0, 1].
         seed: root seed of the draws.
     Raises:
-        ConfigError: what `NegativeSampler` refuses.
+        ConfigError: calibration out of range, or what `NegativeSampler` refuses.
     """
 
     def __init__(
