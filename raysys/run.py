@@ -111,6 +111,8 @@ class RunConfig:
         training = config.to_table(self.training)
         for name in ("max_retries", "source"):
             training.pop(name)
+        if training["loss"] != "gbce":
+            training.pop("gbce_t")
         return config.digest([self.model_name, config.to_table(self.model), training])
 
     @property

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysys.config import require
+from raysys.nn.loss_inputs import LossName
+from raysys.nn.negatives import SamplerKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +20,15 @@ class TrainingConfig:
     """Step size of Adam."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW)."""
-    loss: Literal["sampled_softmax", "full_softmax"] = "sampled_softmax"
+    loss: LossName = "sampled_softmax"
     """sampled_softmax: against `model.num_negatives` drawn items, corrected by logQ; full_softmax: all
-    items."""
-    sampler: Literal["uniform", "log_uniform", "popularity"] = "popularity"
+    items; in_batch: the targets of the global batch, corrected by logQ; mixed: in_batch and
+    sampled_softmax together; gbce, bpr: generalised binary cross-entropy (meant for the uniform sampler)
+    and pairwise ranking against the drawn items, without correction."""
+    gbce_t: float = 0.75
+    """Calibration of gbce, in [0, 1]: 0 is the ordinary binary cross-entropy, 1 calibrates scores as a
+    softmax does (gSASRec, arXiv:2308.07192); other losses do not use it."""
+    sampler: SamplerKind = "popularity"
     """Where negatives come from; popularity is training count to the power `sampler_power`."""
     sampler_power: float = 0.75
     """Exponent of the popularity sampler."""
@@ -65,6 +72,9 @@ class TrainingConfig:
             "samples_per_user",
         ):
             require(getattr(self, name) >= 0, f"{name}: found {getattr(self, name)}, expected >= 0")
+        require(0.0 <= self.gbce_t <= 1.0, f"gbce_t: found {self.gbce_t}, expected in [0, 1]")
+        alone = self.loss == "in_batch" and self.batch_size < 2
+        require(not alone, "batch_size: found 1, expected >= 2 for the loss in_batch")
         base, _, k = self.metric.partition("@")
         known = base in ("hit_rate", "recall", "ndcg") and k.isdigit() and int(k) > 0
         known = known or (base == "mrr" and not k)

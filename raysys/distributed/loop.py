@@ -24,7 +24,7 @@ from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
 from raysys.distributed.validation import validate
 from raysys.manifest import Manifest
 from raysys.models import build_model, sample_shape
-from raysys.nn.negatives import NegativeSampler
+from raysys.nn.loss_inputs import WITH_NEGATIVES, LossInputs
 from raysys.run import RunConfig
 from raysys.seeds import derive_seed
 from raysys.storage import Folder
@@ -92,16 +92,16 @@ def train_loop(job: Job, rank: Rank) -> None:
     resume = ResumeFolder(job.out)
     state = resume.load(model, optimizer)
     wrapped = _wrap(model, rank)
-    sampler = None
-    if training.loss == "sampled_softmax":
-        sampler = NegativeSampler(
-            training.sampler,
-            catalog.item_counts,
-            run.model.num_negatives,
-            power=training.sampler_power,
-            seed=derive_seed(training.seed, "negatives"),
-        )
-    loop = _Loop(job, rank, model, wrapped, optimizer, resume, state, sampler)
+    inputs = LossInputs(
+        training.loss,
+        catalog.item_counts,
+        run.model.num_negatives if training.loss in WITH_NEGATIVES else 1,
+        sampler=training.sampler,
+        power=training.sampler_power,
+        calibration=training.gbce_t,
+        seed=derive_seed(training.seed, "negatives"),
+    )
+    loop = _Loop(job, rank, model, wrapped, optimizer, resume, state, inputs)
     if rank.rank == 0:
         rank.say(
             {
@@ -135,10 +135,10 @@ class _Loop:
         optimizer: torch.optim.Optimizer,
         resume: ResumeFolder,
         state: State,
-        sampler: NegativeSampler | None,
+        inputs: LossInputs,
     ) -> None:
         self.job, self.rank, self.model, self.wrapped = job, rank, model, wrapped
-        self.optimizer, self.resume, self.state, self.sampler = optimizer, resume, state, sampler
+        self.optimizer, self.resume, self.state, self.inputs = optimizer, resume, state, inputs
         self.training = job.run.training
         self.plan = job.plan
         self.board = _Board(job.out / "logs", state.global_step) if rank.rank == 0 else None
@@ -172,8 +172,7 @@ class _Loop:
     def _tensors(self, first_step: int) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
         for step, batch in self._batches(first_step):
             arrays = dict(batch)
-            if self.sampler is not None:
-                arrays["negatives"], arrays["log_expected"] = self.sampler.draw(self.state.global_step)
+            arrays.update(self.inputs.arrays(self.state.global_step, batch, self.rank.world))
             # dropout is a function of the position, so a resumed run draws what the uninterrupted one drew
             torch.manual_seed(derive_seed(self.training.seed, "step", self.state.global_step, self.rank.rank))
             yield (

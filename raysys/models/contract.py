@@ -19,8 +19,13 @@ Batch = Mapping[str, Tensor]
     history      (B, T) int64    item_idx, oldest first, padded with 0 on the left: the latest is at T - 1
     target       (B,) int64      item_idx to predict (training only)
     profile_*    (B,) int64, (B, L) int64 or (B,) float32   one per user feature
-    negatives    (N,) int64      item_idx shared by the whole global batch (training with a sampled loss only)
-    log_expected (N,) float32    log of the expected count of each negative under the sampler
+
+and in training what `raysys.nn.loss_inputs.LossInputs` adds for the loss:
+
+    negatives    (N,) int64      item_idx shared by the whole global batch
+    log_expected (N,) float32    log of the expected count of each negative among the candidates of a step
+    target_log_expected  (B,) float32   the same of each target, where targets are candidates of other rows
+    gbce_beta    () float32      power of the positive's probability
 """
 
 

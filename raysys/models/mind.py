@@ -11,12 +11,13 @@ Li et al. 2019, "Multi-Interest Network with Dynamic Routing for Recommendation 
 
 Deviations: the layers end in a linear one, as a ReLU at the end would keep every user vector non-negative; K'
 is rounded down; the starting logits are fixed per position (`nn.capsule`); negative scores count as zero
-under a finite p (`nn.attention`); the sampled softmax corrects for the sampler (`nn.losses`).
+under a finite p (`nn.attention`); the sampled softmax corrects for the sampler (`nn.losses`), and other
+losses can take its place.
 
 Shape suffixes: B batch, T history, K interests, V catalogue, D vector, N negatives.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +32,10 @@ from raysys.models.mind_config import MindConfig
 from raysys.nn.attention import label_aware_attention
 from raysys.nn.capsule import BehaviourToInterestRouting
 from raysys.nn.embedding import ItemEncoder, ProfileEncoder, unit_length
-from raysys.nn.losses import full_softmax, sampled_softmax
+from raysys.nn.loss_inputs import WITH_NEGATIVES, LossName
+from raysys.nn.losses import training_loss
 from raysys.nn.mlp import Mlp
 from raysys.schema import PADDING_IDX
-
-Loss = Literal["sampled_softmax", "full_softmax"]
 
 
 class Mind(nn.Module):
@@ -44,20 +44,22 @@ class Mind(nn.Module):
     Args:
         config: the model's fields.
         catalog: sizes, side features of items, names of profile features.
-        loss: "sampled_softmax" needs `negatives` and `log_expected` in the batch; "full_softmax" ranks all
-            real items.
+        loss: what `forward` returns; decides which arrays of `raysys.nn.loss_inputs.LossInputs` the batch
+            needs.
         seed: of the start; the same seed gives the same model whatever else drew random numbers.
     Raises:
         ConfigError: an unknown loss, or a feature name that the catalog does not have.
     """
 
     def __init__(
-        self, config: MindConfig, catalog: Catalog, loss: Loss = "sampled_softmax", seed: int = 0
+        self, config: MindConfig, catalog: Catalog, loss: LossName = "sampled_softmax", seed: int = 0
     ) -> None:
         super().__init__()
-        require(loss in get_args(Loss), f"loss: found {loss!r}, expected one of {', '.join(get_args(Loss))}")
+        losses = get_args(LossName)
+        require(loss in losses, f"loss: found {loss!r}, expected one of {', '.join(losses)}")
         dim = config.embedding_dim
-        self.config, self.loss = config, loss
+        self.config = config
+        self.loss: LossName = loss
         self.items = ItemEncoder(catalog, dim, item_features=config.item_features, seed=seed)
         self.profile = ProfileEncoder(catalog, dim, profile_features=config.profile_features, seed=seed)
         self.routing = BehaviourToInterestRouting(
@@ -85,24 +87,25 @@ class Mind(nn.Module):
         where the loss needs it anyway; otherwise each slot is encoded on its own. The numbers are the same.
         """
         history_BT, target_B = self._recent(batch["history"]), batch["target"]
-        power, temperature = self.config.label_power, self.config.temperature
-        if self.loss == "full_softmax":
-            mapped_BTD, table_VD = self._from_catalogue(history_BT)
-            interests_BKD, active_BK = self._users(mapped_BTD, history_BT, batch)
-            user_BD, _ = label_aware_attention(interests_BKD, _rows(table_VD, target_B), active_BK, power)
-            return {"loss": full_softmax(user_BD, table_VD, target_B, temperature)}
-        negatives_N = batch["negatives"]
-        if self.items.num_items <= history_BT.numel() + target_B.numel() + negatives_N.numel():
+        negatives_N = batch["negatives"] if self.loss in WITH_NEGATIVES else target_B[:0]
+        slots = history_BT.numel() + target_B.numel() + negatives_N.numel()
+        table_VD = None
+        if self.loss == "full_softmax" or self.items.num_items <= slots:
             mapped_BTD, table_VD = self._from_catalogue(history_BT)
             target_BD, negative_ND = _rows(table_VD, target_B), _rows(table_VD, negatives_N)
         else:
             mapped_BTD = self.routing.map(self.items(history_BT))
             target_BD, negative_ND = self.encode_items(target_B), self.encode_items(negatives_N)
         interests_BKD, active_BK = self._users(mapped_BTD, history_BT, batch)
-        user_BD, _ = label_aware_attention(interests_BKD, target_BD, active_BK, power)
-        expected_N = batch["log_expected"]
-        loss = sampled_softmax(
-            user_BD, target_BD, negative_ND, target_B, negatives_N, expected_N, temperature
+        user_BD, _ = label_aware_attention(interests_BKD, target_BD, active_BK, self.config.label_power)
+        loss = training_loss(
+            self.loss,
+            user_BD,
+            target_BD,
+            batch,
+            self.config.temperature,
+            negative_vec_ND=negative_ND,
+            item_table_VD=table_VD,
         )
         return {"loss": loss}
 

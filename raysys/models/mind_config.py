@@ -33,7 +33,8 @@ class MindConfig:
     dropout: float = 0.0
     """Probability of dropping a unit of the ReLU layers in training, in [0, 1)."""
     num_negatives: int = 512
-    """Negatives of a step, shared by the global batch; unused with the full softmax. The paper: not said."""
+    """Negatives of a step, shared by the global batch; unused with the losses full_softmax and in_batch.
+    The paper: not said."""
     temperature: float = 1.0
     """Divisor of the scores in the loss. The paper: none, which is 1."""
     normalize: bool = False

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import torch
 from raysys import config
 from raysys.errors import ConfigError
 from raysys.models import MODELS, PRESETS, build_model, read_model_config
+from raysys.nn.loss_inputs import LossName
 from tests.reference.world import LENGTHS, NUM_ITEMS, pad_left, small_batch, small_catalog, take_rows
 
-LOSSES = ("sampled_softmax", "full_softmax")
+LOSSES = get_args(LossName)
 each_model = pytest.mark.parametrize("name", sorted(MODELS))
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 

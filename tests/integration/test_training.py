@@ -86,8 +86,9 @@ def test_batches_cut_by_ray_data_are_those_of_the_files(prepared, in_process, tm
     assert largest_difference(weights, in_process[0]) < TOLERANCE
 
 
-def test_full_softmax_on_two_workers_is_that_of_one_process(prepared, tmp_path):
-    options = ("training.loss=full_softmax", "training.epochs=1")
+@pytest.mark.parametrize("loss", ["full_softmax", "in_batch", "mixed"])
+def test_other_losses_on_two_workers_are_those_of_one_process(prepared, tmp_path, loss):
+    options = (f"training.loss={loss}", "training.epochs=1")
     one, _ = trained(prepared, tmp_path / "one", *options)
     two, _ = trained(prepared, tmp_path / "two", *options, "cluster.workers=2")
     assert largest_difference(one, two) < TOLERANCE

@@ -64,11 +64,13 @@ def small_batch(num_items=NUM_ITEMS, lengths=LENGTHS, width=9, num_negatives=11,
         "profile_age": rng.integers(0, 4, rows),
         "profile_likes": rng.integers(0, 5, (rows, 2)),
         "profile_income": rng.normal(size=rows).astype(np.float32),
+        "target_log_expected": np.log(rng.uniform(0.2, 2.0, rows)).astype(np.float32),
+        "gbce_beta": np.array(0.4, dtype=np.float32),
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-SHARED_KEYS = ("negatives", "log_expected")
+SHARED_KEYS = ("negatives", "log_expected", "gbce_beta")
 """Keys whose first axis is not the row of the batch."""
 
 

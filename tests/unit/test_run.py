@@ -101,6 +101,12 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
             "training.batch_size: found 10, expected a mul",
         ),
         ({"training": {"batch_size": 0}}, "training.batch_size: found 0, expected >= 1"),
+        ({"training": {"gbce_t": 1.5}}, "training.gbce_t: found 1.5, expected in [0, 1]"),
+        (
+            {"training": {"loss": "in_batch", "batch_size": 1}},
+            "training.batch_size: found 1, expected >= 2 for the loss in_batch",
+        ),
+        ({"training": {"loss": "hinge"}}, "training.loss: found 'hinge', expected one of sampled_softmax"),
         ({"training": {"metric": "auc"}}, "training.metric: found 'auc', expected hit_rate@k"),
         ({"cluster": {"workers": -1}}, "cluster.workers: found -1, expected >= 0"),
         ({"cluster": {"workers": 0, "use_gpu": True}}, "cluster.use_gpu: needs cluster.workers >= 1"),
@@ -161,6 +167,9 @@ def test_digests_change_with_what_they_stand_for_and_with_nothing_else():
         assert other.features_digest == base.features_digest
         assert other.training_digest != base.training_digest
     assert run(training={"source": "ray_data", "max_retries": 0}).training_digest == base.training_digest
+    assert run(training={"gbce_t": 0.5}).training_digest == base.training_digest  # of no use to its loss
+    calibrated = [run(training={"loss": "gbce", "gbce_t": t}).training_digest for t in (0.5, 0.75)]
+    assert len({base.training_digest, *calibrated}) == 3
     assert run(evaluation={"ks": [7]}).run_digest != base.run_digest
 
 

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from raysys.errors import ConfigError
 from raysys.models.contract import GradientModel, InterestModel, VectorModel
 from raysys.models.mind import Mind, MindConfig
 from raysys.nn.embedding import ItemEncoder
+from raysys.nn.loss_inputs import LossName
+from tests.reference import losses as loss_reference
 from tests.reference import mind as reference
 from tests.reference.world import LENGTHS, NUM_ITEMS, pad_left, small_batch, small_catalog, take_rows
 
 SMALL = {"embedding_dim": 6, "num_interests": 3, "history_length": 7, "hidden_dims": (10, 8)}
-LOSSES = ("sampled_softmax", "full_softmax")
+LOSSES = get_args(LossName)
 
 
 def build(loss="sampled_softmax", seed=0, catalog=None, **fields):
@@ -80,13 +83,22 @@ class Reference:
         for row, target in enumerate(batch["target"].tolist()):
             interests, _ = self.user(batch, row)
             vector, _ = reference.label_aware(interests, self.items[target], self.config.label_power)
-            if self.model.loss == "full_softmax":
-                loss = reference.full_softmax(vector, self.items, target, self.config.temperature)
+            negatives, expected = batch["negatives"].tolist(), batch["log_expected"].tolist()
+            others, others_expected = batch["target"].tolist(), batch["target_log_expected"].tolist()
+            del others[row], others_expected[row]
+            name, where, tau = self.model.loss, (vector, self.items, target), self.config.temperature
+            if name == "full_softmax":
+                loss = reference.full_softmax(vector, self.items, target, tau)
+            elif name == "sampled_softmax":
+                loss = reference.sampled_softmax(*where, negatives, expected, tau)
+            elif name == "in_batch":
+                loss = loss_reference.in_batch(*where, others, others_expected, tau)
+            elif name == "mixed":
+                loss = loss_reference.mixed(*where, others, others_expected, negatives, expected, tau)
+            elif name == "gbce":
+                loss = loss_reference.gbce(*where, negatives, float(batch["gbce_beta"]), tau)
             else:
-                negatives, expected = batch["negatives"].tolist(), batch["log_expected"].tolist()
-                loss = reference.sampled_softmax(
-                    vector, self.items, target, negatives, expected, self.config.temperature
-                )
+                loss = loss_reference.bpr(*where, negatives, tau)
             losses.append(loss)
         return float(np.mean(losses))
 
@@ -340,7 +352,8 @@ def test_unknown_items_have_a_vector_and_padding_has_none():
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("power", [math.inf, 2.0])
 def test_overfits_four_rows(loss, power):
-    # oracle: four users with distinct items must rank their own target first, by the score that is served
+    # oracle: four users with distinct items must rank their own target first, by the score that is served,
+    # among the items that the loss has among its candidates
     batch = take_rows(small_batch(num_negatives=40, lengths=(1, 3, 5, 8)), [0, 1, 2, 3])
     batch["target"] = torch.tensor([5, 9, 13, 17])
     model = build(loss, label_power=power)
@@ -351,8 +364,13 @@ def test_overfits_four_rows(loss, power):
         optimizer.step()
     vectors, active = model.encode_users(batch)
     scores = torch.einsum("bkd,vd->bkv", vectors, model.encode_items(torch.arange(NUM_ITEMS)))
-    served = scores.masked_fill(~active[..., None], -torch.inf).amax(1)[:, 2:]
-    assert (served.argmax(1) + 2).tolist() == [5, 9, 13, 17]
+    served = scores.masked_fill(~active[..., None], -torch.inf).amax(1)
+    candidates = torch.arange(2, NUM_ITEMS)
+    if loss == "in_batch":
+        candidates = batch["target"]
+    elif loss != "full_softmax":
+        candidates = torch.cat([batch["target"], batch["negatives"]])
+    assert candidates[served[:, candidates].argmax(1)].tolist() == [5, 9, 13, 17]
 
 
 @pytest.mark.parametrize(
@@ -379,5 +397,7 @@ def test_impossible_values_are_refused(field, value, message):
 def test_unknown_features_and_losses_are_refused():
     with pytest.raises(ConfigError, match=r"item_features: no feature 'tag' .*did you mean tags\?"):
         build(item_features=("tag",))
-    with pytest.raises(ConfigError, match="loss: found 'bpr', expected one of sampled_softmax, full_softmax"):
-        build(loss="bpr")
+    with pytest.raises(
+        ConfigError, match="loss: found 'hinge', expected one of sampled_softmax, full_softmax"
+    ):
+        build(loss="hinge")

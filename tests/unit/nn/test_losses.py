@@ -1,11 +1,14 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from raysys.nn.losses import full_softmax, sampled_softmax
+from raysys.nn.loss_inputs import WITH_NEGATIVES, LossInputs, LossName
+from raysys.nn.losses import full_softmax, sampled_softmax, training_loss
 from raysys.nn.negatives import NegativeSampler
+from tests.reference import losses as loss_reference
 from tests.reference import mind as reference
 
 NUM_ITEMS = 30
@@ -135,3 +138,240 @@ def test_half_precision_gives_a_finite_float32_loss(scale):
         assert loss.dtype == torch.float32
         assert torch.isfinite(loss)
         assert torch.isfinite(torch.autograd.grad(loss, user)[0]).all()
+
+
+NEW = ("in_batch", "mixed", "gbce", "bpr")
+
+
+def batch_of(target, num_negatives=20, seed=1):
+    """Inputs of every loss in float64; some negatives are targets, and target 0 is that of row 3 too."""
+    rng = np.random.default_rng(seed)
+    negatives = rng.integers(2, NUM_ITEMS, num_negatives)
+    target = target.clone()
+    if len(target) > 3:
+        target[3] = target[0]
+    negatives[:1] = target[-1]
+    return {
+        "target": target,
+        "negatives": torch.from_numpy(negatives),
+        "log_expected": torch.from_numpy(np.log(rng.uniform(0.1, 3.0, num_negatives))),
+        "target_log_expected": torch.from_numpy(np.log(rng.uniform(0.1, 3.0, len(target)))),
+        "gbce_beta": torch.tensor(0.3, dtype=torch.float64),
+    }
+
+
+def named(name, user, items, batch, temperature=1.0):
+    return training_loss(
+        name,
+        user,
+        items[batch["target"]],
+        batch,
+        temperature,
+        negative_vec_ND=items[batch["negatives"]],
+        item_table_VD=items,
+    )
+
+
+def expected_loss(name, user, items, batch, temperature):
+    target, negatives = batch["target"].tolist(), batch["negatives"].tolist()
+    losses = []
+    for row, vector in enumerate(user):
+        others = [c for c in range(len(target)) if c != row]
+        in_batch = [target[c] for c in others], [float(batch["target_log_expected"][c]) for c in others]
+        where = vector, items, target[row]
+        if name == "full_softmax":
+            losses.append(reference.full_softmax(*where, temperature))
+        elif name == "sampled_softmax":
+            expected = batch["log_expected"].tolist()
+            losses.append(reference.sampled_softmax(*where, negatives, expected, temperature))
+        elif name == "in_batch":
+            losses.append(loss_reference.in_batch(*where, *in_batch, temperature))
+        elif name == "mixed":
+            drawn = negatives, batch["log_expected"].tolist()
+            losses.append(loss_reference.mixed(*where, *in_batch, *drawn, temperature))
+        elif name == "gbce":
+            beta = float(batch["gbce_beta"])
+            losses.append(loss_reference.gbce(*where, negatives, beta, temperature))
+        else:
+            losses.append(loss_reference.bpr(*where, negatives, temperature))
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("name", get_args(LossName))
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 3.0])
+@pytest.mark.parametrize("num_negatives", [1, 20])
+def test_every_loss_and_its_gradient_equal_the_reference(name, temperature, num_negatives):
+    # central differences of the reference with step 1e-6: errors of about 1e-9 in float64
+    user, items, target = world()
+    batch = batch_of(target, num_negatives)
+    loss = named(name, user, items, batch, temperature)
+    arrays = {"user": user.detach().numpy().copy(), "items": items.detach().numpy().copy()}
+
+    def expected():
+        return expected_loss(name, arrays["user"], arrays["items"], batch, temperature)
+
+    assert loss.item() == pytest.approx(expected(), abs=1e-10)
+    gradients = torch.autograd.grad(loss, (user, items))
+    rng = np.random.default_rng(2)
+    targets = batch["target"].tolist()
+    rows = {"user": [0, 1, 3], "items": [targets[0], targets[1], int(batch["negatives"][-1]), 0]}
+    for gradient, (key, array) in zip(gradients, arrays.items(), strict=True):
+        for row in rows[key]:
+            column = rng.integers(array.shape[1])
+            before = array[row, column]
+            array[row, column] = before + 1e-6
+            above = expected()
+            array[row, column] = before - 1e-6
+            below = expected()
+            array[row, column] = before
+            slope = (above - below) / 2e-6
+            assert gradient[row, column].item() == pytest.approx(slope, abs=1e-7), (key, row)
+
+
+@pytest.mark.parametrize("name", ["in_batch", "mixed"])
+def test_softmax_with_in_batch_candidates_converges_to_the_full_softmax(name):
+    # 100,000 rows drawn from the training counts estimate a sum over 28 items to about 1 %
+    user, items, _ = world()
+    counts = np.concatenate([[0, 0], np.linspace(300, 30, NUM_ITEMS - 2).astype(np.int64)])
+    q = counts / counts.sum()
+    target = np.random.default_rng(4).choice(NUM_ITEMS, 100_000, p=q)
+    inputs = LossInputs(name, counts, 50_000, sampler="uniform", seed=1)
+    arrays = inputs.arrays(0, {"target": target})
+    batch = {key: torch.from_numpy(value) for key, value in arrays.items()}
+    batch["target"] = torch.from_numpy(target)
+    shown = 4
+    # the loss of the first rows alone, with all rows as candidates: the gathered batch of a small rank
+    few = {**batch, "target": batch["target"][:shown]}
+    drawn = [batch["target"][shown:]]
+    logs = [batch["target_log_expected"][shown:]]
+    if name == "mixed":
+        drawn.append(batch["negatives"])
+        logs.append(batch["log_expected"])
+    few["negatives"], few["log_expected"] = torch.cat(drawn), torch.cat(logs)
+    few["target_log_expected"] = batch["target_log_expected"][:shown]
+    full = full_softmax(user[:shown], items, few["target"], 0.7)
+    got = named("mixed", user[:shown], items, few, 0.7)
+    assert got.item() == pytest.approx(full.item(), abs=0.02)
+    expected = torch.autograd.grad(full, (user, items))
+    for a, b in zip(torch.autograd.grad(got, (user, items)), expected, strict=True):
+        torch.testing.assert_close(a, b, atol=0.005, rtol=0.03)
+
+
+@pytest.mark.parametrize("num_negatives", [0, 2])
+def test_the_sum_over_candidates_is_right_in_expectation(num_negatives):
+    # every batch of 3 rows over 4 items with its probability, target of row 0 fixed, exactly:
+    # E = sum over j != t of ((B - 1) q_j + N p_j) / (B q_j + N p_j) exp(s_j), the row itself being no draw
+    generator = torch.Generator().manual_seed(3)
+    user = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+    items = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    q, p, rows = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.1, 0.2, 0.3, 0.4]), 3
+    log_expected = torch.from_numpy(np.log(rows * q + num_negatives * p))
+    exponentials = (items[2:] @ user[0]).exp().numpy()
+    total = 0.0
+    for code in np.ndindex(*[4] * (rows - 1 + num_negatives)):
+        others, drawn = list(code[: rows - 1]), list(code[rows - 1 :])
+        weight = np.prod(q[others]) * np.prod(p[drawn])
+        target = torch.tensor([1, *others]) + 2
+        batch = {
+            "target": target,
+            "target_log_expected": log_expected[target - 2],
+            "negatives": torch.tensor(drawn, dtype=torch.int64) + 2,
+            "log_expected": log_expected[drawn],
+        }
+        users = torch.cat([user, torch.zeros(rows - 1, 3, dtype=torch.float64)])
+        name = "mixed" if num_negatives else "in_batch"
+        loss = rows * named(name, users, items, batch)
+        for row in range(1, rows):  # users of zeros have scores of zero
+            logs = [batch["target_log_expected"][c] for c in range(rows) if target[c] != target[row]]
+            logs += [e for j, e in zip(drawn, log_expected[drawn], strict=True) if j + 2 != target[row]]
+            loss = loss - math.log(1.0 + sum(math.exp(-e) for e in logs))
+        total += weight * (math.exp(loss.item()) - 1.0) * exponentials[1]
+    share = ((rows - 1) * q + num_negatives * p) / (rows * q + num_negatives * p)
+    expected = sum(share[j] * exponentials[j] for j in (0, 2, 3))
+    assert total == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["in_batch", "mixed", "sampled_softmax", "bpr"])
+def test_rows_with_accidental_hits_only_have_zero_loss_and_zero_gradient(name):
+    user, items, _ = world(batch=2)
+    batch = batch_of(torch.tensor([5, 5]), 2)
+    batch["negatives"][:] = 5
+    loss = named(name, user, items, batch)
+    assert loss.item() == 0.0
+    for gradient in torch.autograd.grad(loss, (user, items)):
+        assert gradient.abs().sum() == 0
+
+
+def test_gbce_with_accidental_hits_only_is_the_positive_alone():
+    user, items, _ = world(batch=1)
+    batch = batch_of(torch.tensor([5]), 0)
+    batch["negatives"] = torch.tensor([5, 5])
+    positive = torch.nn.functional.logsigmoid(user[0] @ items[5]).item()
+    assert named("gbce", user, items, batch).item() == pytest.approx(-0.3 * positive, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_an_accidental_hit_changes_nothing(name):
+    user, items, _ = world(batch=2)
+    batch = batch_of(torch.tensor([5, 9]), 3)
+    batch["negatives"][:] = torch.tensor([7, 8, 7])
+    more = {
+        **batch,
+        "negatives": torch.tensor([7, 5, 8, 7]),
+        "log_expected": torch.cat([batch["log_expected"][:1], batch["log_expected"]]),
+    }
+    more["log_expected"][1:2] = 0.4
+    more["log_expected"][2:] = batch["log_expected"][1:]
+    # row 0 has target 5; row 1 has not
+    row_only = [torch.autograd.grad(named(name, user, items, b), user)[0][0] for b in (batch, more)]
+    torch.testing.assert_close(row_only[0], row_only[1], atol=1e-12, rtol=0)
+
+
+def test_gbce_with_power_one_is_the_binary_cross_entropy():
+    user, items, _ = world(batch=1)
+    batch = {
+        **batch_of(torch.tensor([5]), 0),
+        "negatives": torch.tensor([7, 8]),
+        "gbce_beta": torch.tensor(1.0),
+    }
+    logits = items[[5, 7, 8]] @ user[0]
+    labels = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).item()
+    assert named("gbce", user, items, batch).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", get_args(LossName))
+@pytest.mark.parametrize("temperature", [1e-4, 1e4])
+def test_extreme_temperatures_are_finite(name, temperature):
+    user, items, target = (x.detach() for x in world(dtype=torch.float32))
+    user.requires_grad_()
+    loss = named(name, user, items, batch_of(target), temperature)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(torch.autograd.grad(loss, user)[0]).all()
+
+
+@pytest.mark.parametrize("name", get_args(LossName))
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_every_loss_in_half_precision_is_finite_and_near_float32(name, scale):
+    # 8 bits of mantissa in scores of the order of `scale`
+    user, items, target = (x.detach() for x in world(dtype=torch.float32))
+    batch = {key: x.float() if x.is_floating_point() else x for key, x in batch_of(target).items()}
+    exact = named(name, user * scale, items, batch, 0.5)
+    rough_user = (user * scale).to(torch.bfloat16).requires_grad_()
+    rough = named(name, rough_user, items.to(torch.bfloat16), batch, 0.5)
+    assert exact.dtype == rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(exact.item(), rel=0.05)
+    assert torch.isfinite(torch.autograd.grad(rough, rough_user)[0]).all()
+
+
+def test_losses_with_negatives_say_so():
+    user, items, target = world()
+    batch = batch_of(target)
+    for name in get_args(LossName):
+        without = {key: value for key, value in batch.items() if key != "negatives"}
+        if name in WITH_NEGATIVES:
+            with pytest.raises(KeyError, match="negatives"):
+                training_loss(name, user, items[target], without, 1.0, negative_vec_ND=items)
+        else:
+            vectors = items[batch["target"]]
+            assert torch.isfinite(training_loss(name, user, vectors, without, 1.0, item_table_VD=items))
