@@ -147,6 +147,12 @@ def test_the_exported_program_encodes_as_the_checkpoint_does(finished, capsys):
     expected, expected_active = trained.model.encode_users(batch)
     torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=0)
     assert torch.equal(active, expected_active)
+    table = pq.read_table(out / "vectors" / "items.parquet")
+    found = np.array(table.column("vector").to_pylist(), np.float32)
+    item_idx = torch.from_numpy(np.asarray(table.column("item_idx").to_numpy()).astype(np.int64))
+    torch.testing.assert_close(
+        torch.from_numpy(found), trained.model.encode_items(item_idx), atol=1e-6, rtol=0
+    )
 
 
 def test_a_change_runs_again_what_depends_on_it_only(finished):

@@ -477,6 +477,19 @@ def test_every_weight_is_initialised(monkeypatch):
             assert torch.isfinite(values).all(), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("power", [0.5, 2.0, math.inf])
+def test_empty_histories_are_finite_in_every_precision(dtype, power):
+    """Remark: 0 / 0 in squash, in the softmax of no item or in the power of a zero score."""
+    model = build(label_power=power, normalize=True, profile_features=()).to(dtype)
+    batch = small_batch(lengths=(0, 0, 1, 4))
+    loss = model(batch)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(model.encode_users(batch)[0]).all()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("num_interests", [1, 4])
 def test_padding_is_never_recommended_with_one_interest_or_several(num_interests):
     """Remark on row 9: item 0 dropped on the path of several vectors and left in on that of one."""
