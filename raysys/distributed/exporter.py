@@ -1,4 +1,6 @@
-"""Item vectors of a checkpoint to Parquet: what the index is built from, and what a serving system loads."""
+"""What a serving system loads of a checkpoint: item vectors as Parquet, which the index is built from, and
+the user encoder as a program.
+"""
 
 import logging
 import time
@@ -12,14 +14,17 @@ from raysys.distributed.checkpoints import KIND as CHECKPOINT
 from raysys.distributed.checkpoints import load_trained
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest, read_manifest
+from raysys.nn.embedding import select_features
+from raysys.retrieval.program import example_users, export_user_encoder, program_bytes
 from raysys.retrieval.vectors import encode_catalogue
 from raysys.run import RunConfig
-from raysys.schema import NUM_RESERVED
+from raysys.schema import NUM_RESERVED, Schema
 from raysys.storage import Folder, replacing
 
 logger = logging.getLogger(__name__)
 
 KIND = "vectors"
+PROGRAM_KIND = "user_encoder"
 
 
 def export(run: RunConfig, out: Folder) -> Folder:
@@ -63,4 +68,36 @@ def export(run: RunConfig, out: Folder) -> Folder:
     logger.info(
         fields(vectors=target.uri, **{k: info[k] for k in ("items", "dim")}, seconds=time.monotonic() - begin)
     )
+    return target
+
+
+def export_program(run: RunConfig, out: Folder) -> Folder:
+    """Write `user_encoder/user_encoder.pt2`, see `raysys.retrieval.program`, and return the folder.
+
+    Raises:
+        ManifestError: no finished checkpoint, or one of another vocabulary.
+    """
+    target, begin = out / PROGRAM_KIND, time.monotonic()
+    parents = {"checkpoint": read_manifest(out / "checkpoint", CHECKPOINT, "train").digest}
+    found = find_manifest(target, PROGRAM_KIND)
+    if found and found.matches("", parents):
+        logger.info(fields(user_encoder="unchanged", path=target.uri))
+        return target
+    trained = load_trained(out / "checkpoint", out / "features")
+    known = Schema.from_table(read_manifest(out / "features", "features", "prepare").info["schema"]).of(
+        "user"
+    )
+    length = trained.shape.history_length
+    features = select_features(known, trained.shape.profile_features, "model.profile_features")
+    batch = example_users(features, length)
+    program = export_user_encoder(trained.model, batch, length)
+    with replacing(target) as staged:
+        staged.write_bytes("user_encoder.pt2", program_bytes(program))
+        info = {
+            "history_length": length,
+            "inputs": sorted(batch),
+            "vocabularies": trained.manifest.info["vocabularies"],
+        }
+        Manifest(kind=PROGRAM_KIND, config_digest="", parents=parents, info=info).write(staged)
+    logger.info(fields(user_encoder=target.uri, seconds=time.monotonic() - begin))
     return target

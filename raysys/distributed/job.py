@@ -4,7 +4,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -74,14 +74,21 @@ def run_job(
     stage: Stage,
     argv: Sequence[str] | None = None,
     on_ray: Callable[[RunConfig], bool] = lambda run: True,
+    more: Mapping[str, tuple[Stage, str]] | None = None,
 ) -> int:
     """Run one stage as a process would and return its exit code.
+
+    `more` is flag -> (stage, help): with the flag, that stage runs after the first.
 
     0: done; 2: the user's input or config is wrong (one line on stderr); 1: anything else, with a traceback;
     130 and 143: SIGINT and SIGTERM.
     """
-    arguments = flags(name, description).parse_args(argv)
-    return guarded(name, lambda: _connect_and_run(arguments, stage, on_ray))
+    parser, stages = flags(name, description), [stage]
+    for flag, (_, text) in (more or {}).items():
+        parser.add_argument(flag, action="append_const", dest="more", const=flag, help=text)
+    arguments = parser.parse_args(argv)
+    stages += [(more or {})[flag][0] for flag in dict.fromkeys(getattr(arguments, "more", None) or ())]
+    return guarded(name, lambda: _connect_and_run(arguments, stages, on_ray))
 
 
 def guarded(name: str, action: Callable[[], None]) -> int:
@@ -103,12 +110,12 @@ def guarded(name: str, action: Callable[[], None]) -> int:
 
 
 def _connect_and_run(
-    arguments: argparse.Namespace, stage: Stage, on_ray: Callable[[RunConfig], bool]
+    arguments: argparse.Namespace, stages: Sequence[Stage], on_ray: Callable[[RunConfig], bool]
 ) -> None:
     run = load_run(arguments.run, arguments.set)
     out = Folder(arguments.out or f"runs/{Path(arguments.run).stem}")
     if not on_ray(run):
-        stage(run, out)
+        _run(stages, run, out)
         return
     import ray
 
@@ -118,10 +125,15 @@ def _connect_and_run(
     try:
         connect(arguments.address, run.cluster)
         with signals_raise():  # ray.init sets a handler of its own for SIGTERM
-            stage(run, out)
+            _run(stages, run, out)
     finally:
         if started:
             ray.shutdown()
+
+
+def _run(stages: Sequence[Stage], run: RunConfig, out: Folder) -> None:
+    for stage in stages:
+        stage(run, out)
 
 
 def need(value: str | None, flag: str) -> str:

@@ -133,7 +133,9 @@ class Mind(nn.Module):
         return functional.pad(weights_BTK, (0, 0, older, 0))
 
     def _recent(self, history_BT: Tensor) -> Tensor:
-        return history_BT[:, -self.config.history_length :]
+        longest = self.config.history_length
+        # a slice that changes nothing would still bound the length of an exported program
+        return history_BT[:, -longest:] if history_BT.shape[1] > longest else history_BT
 
     def _from_catalogue(self, history_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mapped behaviours and the item table; each item is encoded and mapped once."""

@@ -5,10 +5,14 @@ import itertools
 import math
 from collections import defaultdict
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from jobs import pipeline, report
+from jobs import export, pipeline, report
+from raysys.data.queries import read_queries
+from raysys.distributed.checkpoints import load_trained
 from raysys.storage import Folder
 from tests.reference.logs import planted_log, run_file
 
@@ -123,6 +127,32 @@ def test_a_second_call_does_nothing_again(finished, capsys):
     shown = capsys.readouterr().out
     for stage in stages:
         assert f"{stage}=unchanged" in shown
+
+
+def test_the_exported_program_encodes_as_the_checkpoint_does(finished, capsys):
+    folder, path = finished
+    out = folder / "out"
+    for _ in range(2):
+        assert export.main(["--run", str(path), "--out", str(out), "--program"]) == 0
+    assert "user_encoder=unchanged" in capsys.readouterr().out
+    encode = torch.export.load(out / "user_encoder" / "user_encoder.pt2").module()
+    trained = load_trained(Folder(out / "checkpoint"), Folder(out / "features"))
+    part = sorted(Folder(out / "features").read_json("manifest.json")["info"]["part_events"])[0]
+    queries = read_queries(Folder(out / "features"), part, "test", trained.shape)
+    batch = {
+        name: torch.from_numpy(values) for name, values in queries.batch(np.arange(len(queries))).items()
+    }
+    assert sorted(batch) == Folder(out / "user_encoder").read_json("manifest.json")["info"]["inputs"]
+    vectors, active = encode(batch)
+    expected, expected_active = trained.model.encode_users(batch)
+    torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=0)
+    assert torch.equal(active, expected_active)
+    table = pq.read_table(out / "vectors" / "items.parquet")
+    found = np.array(table.column("vector").to_pylist(), np.float32)
+    item_idx = torch.from_numpy(np.asarray(table.column("item_idx").to_numpy()).astype(np.int64))
+    torch.testing.assert_close(
+        torch.from_numpy(found), trained.model.encode_items(item_idx), atol=1e-6, rtol=0
+    )
 
 
 def test_a_change_runs_again_what_depends_on_it_only(finished):
