@@ -111,6 +111,8 @@ class Folder:
         path = target._at(target_name)
         target.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
         if self.is_local:
+            # A task that is tried again finds its link: written over, it would empty the file that it shares.
+            Path(path).unlink(missing_ok=True)
             try:
                 os.link(self._at(name), path)
                 return

@@ -173,6 +173,15 @@ def test_a_copy_on_one_disk_shares_the_bytes_and_outlives_the_original(tmp_path)
     assert two.read_bytes("deep/y") == b"1"
 
 
+def test_a_copy_that_is_made_twice_leaves_both_files_whole(tmp_path):
+    # a task that Ray tries again finds the link of its first try, which shares the bytes of the original
+    one, two = Folder(tmp_path / "one"), Folder(tmp_path / "two")
+    one.write_bytes("x", b"precious")
+    for _ in range(2):
+        one.copy("x", two, "y")
+    assert one.read_bytes("x") == two.read_bytes("y") == b"precious"
+
+
 def test_a_copy_where_there_are_no_hard_links_has_its_own_bytes(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(18, "Invalid cross-device link")
