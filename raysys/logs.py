@@ -26,7 +26,7 @@ class _Stdout(logging.StreamHandler[TextIO]):
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:  # type: ignore[override] # an attribute of the handler, read anew
         return sys.stdout
 
 

@@ -71,9 +71,8 @@ def from_shards(shards: pa.Table) -> Iterator[tuple[int, pa.Table]]:
             _widen(pa.ipc.open_stream(packed[int(row)].as_buffer()).read_all())
             for row in np.flatnonzero(numbers == number)
         ]
-        tables.sort(
-            key=lambda table: table.column("place")[0].as_py()
-        )  # sorting is quicker in the log's order
+        # Sorting is quicker in the log's order.
+        tables.sort(key=lambda table: table.column("place")[0].as_py())
         yield int(number), pa.concat_tables(tables).combine_chunks()
 
 

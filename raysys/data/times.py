@@ -255,7 +255,9 @@ def _offsets(zone: str) -> tuple[np.ndarray, np.ndarray]:
     info = zoneinfo.ZoneInfo(zone)
 
     def offset(second: int) -> int:
-        return round(datetime.fromtimestamp(second, info).utcoffset().total_seconds())  # type: ignore[union-attr]
+        offset = datetime.fromtimestamp(second, info).utcoffset()
+        assert offset is not None, "a ZoneInfo has an offset at every moment"
+        return round(offset.total_seconds())
 
     starts: list[int] = []
     offsets = [offset(0)]

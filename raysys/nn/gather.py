@@ -31,7 +31,7 @@ def gather_rows(local_B: Tensor) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, local_B: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, local_B: Tensor) -> Tensor:  # type: ignore[override] # torch declares *args
         world = distributed.get_world_size()
         gathered_C = local_B.new_empty((world * local_B.shape[0], *local_B.shape[1:]))
         distributed.all_gather(list(gathered_C.chunk(world)), local_B.contiguous())
@@ -41,7 +41,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_C: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad_C: Tensor) -> Tensor:  # type: ignore[override] # likewise
         total_C = grad_C.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total_C)
         return total_C.chunk(distributed.get_world_size())[distributed.get_rank()]

@@ -92,8 +92,7 @@ def sampled_softmax(
     but the target, and the loss converges to `full_softmax` as N grows. The target is among the candidates
     with probability one, so its expected count is one and its correction ln 1 = 0. A negative equal to the
     target (an accidental hit) is left out, as the target is counted already. The correction is applied to the
-    score after the division by the
-    temperature: it belongs to the softmax, not to the similarity.
+    score after the division by the temperature: it belongs to the softmax, not to the similarity.
 
     Args:
         user_BD: user vectors.
