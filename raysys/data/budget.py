@@ -19,12 +19,6 @@ BLOCK = 1 << 18
 """Samples that are sorted together; a user with more is a block of their own."""
 
 
-def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Return (N,) float64 in [0, 1), a function of each hash and the seed."""
-    mixed = mix(hashes ^ mix(np.full(1, seed, dtype=np.uint64)))
-    return (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
-
-
 def draw(owner: np.ndarray, place: np.ndarray, user_hash: np.ndarray, budget: int, seed: int) -> np.ndarray:
     """Return the ascending rows of at most `budget` samples per user.
 

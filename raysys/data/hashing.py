@@ -28,6 +28,12 @@ def mix(values: np.ndarray) -> np.ndarray:
     return z
 
 
+def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Return (N,) float64 in [0, 1), a function of each hash and the seed."""
+    mixed = mix(hashes ^ mix(np.full(1, seed, dtype=np.uint64)))
+    return (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+
+
 @dataclass(frozen=True)
 class Coded:
     """A column as its distinct values, as text, and (N,) int32 codes into them; null is the last code."""

@@ -13,8 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from raysys.data.budget import uniform
-from raysys.data.hashing import hash_text
+from raysys.data.hashing import hash_text, uniform
 from raysys.data.history import (
     History,
     Sequences,

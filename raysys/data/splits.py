@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.config import require
-from raysys.data.hashing import mix
+from raysys.data.hashing import uniform
 from raysys.data.times import Clock, parse_text
 from raysys.seeds import derive_seed
 
@@ -160,7 +160,7 @@ def _time(timeline: Timeline, config: SplitConfig) -> np.ndarray:
 
 
 def _user(timeline: Timeline, config: SplitConfig) -> np.ndarray:
-    draw = _uniform(timeline.user_hash, derive_seed(config.seed, "split", "user"))
+    draw = uniform(timeline.user_hash, derive_seed(config.seed, "split", "user"))
     part = np.where(draw < config.test_fraction, TEST, HISTORY)
     part = np.where(
         (draw >= config.test_fraction) & (draw < config.test_fraction + config.valid_fraction), VALID, part
@@ -183,18 +183,12 @@ def _random_target(timeline: Timeline, config: SplitConfig) -> np.ndarray:
         (TEST, config.test_fraction, "test"),
     ):
         chosen = (
-            _uniform(timeline.user_hash, derive_seed(config.seed, "split", label, "user")) < sizes * fraction
+            uniform(timeline.user_hash, derive_seed(config.seed, "split", label, "user")) < sizes * fraction
         )
-        where = _uniform(timeline.user_hash, derive_seed(config.seed, "split", label, "position"))
+        where = uniform(timeline.user_hash, derive_seed(config.seed, "split", label, "position"))
         position = 1 + np.floor(where * np.maximum(sizes - 1, 0)).astype(
             np.int64
         )  # never the first: no history
         users = np.flatnonzero(chosen & (sizes >= 2))
         roles[timeline.offsets[:-1][users] + np.minimum(position[users], sizes[users] - 1)] = role
     return roles
-
-
-def _uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Return (N,) float64 in [0, 1), a function of the hash and the seed only."""
-    mixed = mix(hashes ^ mix(np.full(len(hashes), seed, dtype=np.uint64)))
-    return (mixed >> np.uint64(11)).astype(np.float64) / float(1 << 53)
