@@ -67,6 +67,7 @@ class RunConfig:
                 f"cluster.workers "
                 f"({workers}), because the batch size is global"
             )
+        self.model.check_loss(self.training.loss)
         if self.session.by_column and "session" not in self.data.columns:
             raise ConfigError("session.by_column: needs data.columns.session, which is not set")
         if self.split.target_events and "event" not in self.data.columns:

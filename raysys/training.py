@@ -35,6 +35,27 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
+LOWEST_RATE = 0.01
+"""Share of the learning rate that a schedule ends at."""
+
+
+def learning_rate(config: TrainingConfig, step: int, total_steps: int) -> float:
+    """Return the step size of one step.
+
+    Args:
+        config: rate, warm-up and schedule.
+        step: number of the step since the start of training, from 0.
+        total_steps: steps of all epochs.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    passed = min(1.0, (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps))
+    share = LOWEST_RATE + (1 - LOWEST_RATE) * 0.5 * (1 + math.cos(math.pi * passed))
+    return config.learning_rate * share
+
+
 def _num_samples(batch: Mapping[str, Tensor]) -> int:
     """Return the rows of a batch: of next items and sequences, of pairs, or of ratings."""
     return len(next(batch[name] for name in ("target", "center", "item_idx") if name in batch))
@@ -47,6 +68,7 @@ def train_steps(
     config: TrainingConfig,
     after_step: Callable[[int, StepTotals], bool],
     rank: int = 0,
+    rate: Callable[[int], float] | None = None,
 ) -> StepTotals:
     """Take a gradient step for each batch and return the totals of this device.
 
@@ -57,11 +79,15 @@ def train_steps(
         config: clipping.
         after_step: called with the step number and the totals so far; returns True to stop.
         rank: named in errors.
+        rate: step number -> step size; None leaves that of the optimiser.
     Raises:
         TrainingError: the loss is not finite; raised before the optimiser moves.
     """
     totals = StepTotals()
     for step, batch in batches:
+        if rate is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step)
         optimizer.zero_grad(set_to_none=True)
         values = model(batch)
         loss = values["loss"]

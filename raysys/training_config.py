@@ -17,7 +17,12 @@ class TrainingConfig:
     batch_size: int = 1024
     """Samples per step over all workers; a multiple of the number of workers."""
     learning_rate: float = 0.001
-    """Step size of Adam."""
+    """Step size of Adam; the largest one under a schedule."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the step size runs after the warm-up: cosine falls to a hundredth at the last step of the last
+    epoch."""
+    warmup_steps: int = 0
+    """Steps at the start in which the step size rises to `learning_rate`."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW)."""
     loss: LossName = "sampled_softmax"
@@ -63,6 +68,7 @@ class TrainingConfig:
             require(getattr(self, name) >= 1, f"{name}: found {getattr(self, name)}, expected >= 1")
         require(self.learning_rate > 0, f"learning_rate: found {self.learning_rate}, expected > 0")
         for name in (
+            "warmup_steps",
             "weight_decay",
             "patience",
             "max_minutes",

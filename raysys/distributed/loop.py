@@ -28,7 +28,7 @@ from raysys.nn.loss_inputs import WITH_NEGATIVES, LossInputs
 from raysys.run import RunConfig
 from raysys.seeds import derive_seed
 from raysys.storage import Folder
-from raysys.training import StepTotals, build_optimizer, train_steps
+from raysys.training import StepTotals, build_optimizer, learning_rate, train_steps
 
 TICK_STEPS = 10
 """Steps between two reductions of loss, stop flag and time over the ranks."""
@@ -141,6 +141,7 @@ class _Loop:
         self.optimizer, self.resume, self.state, self.inputs = optimizer, resume, state, inputs
         self.training = job.run.training
         self.plan = job.plan
+        self.total_steps = sum(self.plan.steps(epoch) for epoch in range(self.training.epochs))
         self.board = _Board(job.out / "logs", state.global_step) if rank.rank == 0 else None
         self.counted = StepTotals()
         self.clock = time.monotonic()
@@ -165,8 +166,15 @@ class _Loop:
         steps = self.plan.steps(self.state.epoch)
         if self.state.step < steps:
             batches = self._tensors(self.state.step)
+            before = self.state.global_step - self.state.step
             train_steps(
-                self.wrapped, self.optimizer, batches, self.training, self._after_step, self.rank.rank
+                self.wrapped,
+                self.optimizer,
+                batches,
+                self.training,
+                self._after_step,
+                self.rank.rank,
+                lambda step: learning_rate(self.training, before + step, self.total_steps),
             )
 
     def _tensors(self, first_step: int) -> Iterator[tuple[int, Mapping[str, Tensor]]]:

@@ -14,6 +14,11 @@ is rounded down; the starting logits are fixed per position (`nn.capsule`); nega
 under a finite p (`nn.attention`); the sampled softmax corrects for the sampler (`nn.losses`), and other
 losses can take its place.
 
+Beyond the paper, each an option of `MindConfig` that is off unless the run file or the preset sets it:
+weights by recency, residual layers, the latest items beside each interest, the loss on the score that is
+served, several targets, hard negatives, a penalty on uneven routing, a start from behaviours that lie far
+apart, learnt quotas.
+
 Shape suffixes: B batch, T history, K interests, V catalogue, D vector, N negatives.
 """
 
@@ -35,6 +40,9 @@ from raysys.nn.embedding import ItemEncoder, ProfileEncoder, unit_length
 from raysys.nn.loss_inputs import WITH_NEGATIVES, LossName
 from raysys.nn.losses import training_loss
 from raysys.nn.mlp import Mlp
+from raysys.nn.quota import InterestGates
+from raysys.nn.recency import RecencyWeights
+from raysys.nn.scores import fill_inactive
 from raysys.schema import PADDING_IDX
 
 
@@ -71,43 +79,71 @@ class Mind(nn.Module):
             sigma=config.routing_sigma,
             adaptive=config.adaptive_interests,
             gradient=config.routing_gradient,
+            start=config.routing_start,
+            squash_last=config.squash_last,
             seed=seed,
         )
-        self.layers = Mlp(dim + self.profile.dim, config.hidden_dims, dim, dropout=config.dropout, seed=seed)
+        self.recency = None
+        if config.recency != "none":
+            self.recency = RecencyWeights(config.recency, config.num_interests, config.history_length)
+        self.gates = InterestGates(dim) if config.learnt_quota else None
+        joined = dim * (1 + config.latest_items) + self.profile.dim
+        self.layers = Mlp(joined, config.hidden_dims, dim, dropout=config.dropout, seed=seed)
 
     @staticmethod
     def samples(config: MindConfig, session: SessionConfig) -> SampleShape:
         """Return the shape of the samples that `forward` and `encode_users` take."""
-        return SampleShape(history_length=config.history_length, profile_features=config.profile_features)
+        return SampleShape(
+            history_length=config.history_length,
+            next_items=config.next_items,
+            times=config.recency == "gap",
+            profile_features=config.profile_features,
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return {"loss": scalar}.
+        """Return {"loss": scalar}, and the mean of each penalty that is on, before its weight.
 
         Item vectors come from the encoded catalogue where it is no larger than the slots of the batch, or
         where the loss needs it anyway; otherwise each slot is encoded on its own. The numbers are the same.
         """
-        history_BT, target_B = self._recent(batch["history"]), batch["target"]
-        negatives_N = batch["negatives"] if self.loss in WITH_NEGATIVES else target_B[:0]
-        slots = history_BT.numel() + target_B.numel() + negatives_N.numel()
-        table_VD = None
+        history_BT, length_B = self._recent(batch["history"]), None
+        if self.training and self.config.history_dropout:
+            length_B = (history_BT != PADDING_IDX).sum(1)
+            dropped_BT = torch.rand(history_BT.shape, device=history_BT.device) < self.config.history_dropout
+            history_BT = history_BT.masked_fill(dropped_BT, PADDING_IDX)
+        target_R, row_R, weight_R = _targets(batch["target"])
+        negatives_N = batch["negatives"] if self.loss in WITH_NEGATIVES else target_R[:0]
+        slots = history_BT.numel() + target_R.numel() + negatives_N.numel()
+        table_VD = served_VD = None
         if self.loss == "full_softmax" or self.items.num_items <= slots:
-            mapped_BTD, table_VD = self._from_catalogue(history_BT)
-            target_BD, negative_ND = _rows(table_VD, target_B), _rows(table_VD, negatives_N)
+            table_VD = self.items.table()
+            served_VD = self._scale(table_VD)
+            target_RD, negative_ND = _rows(served_VD, target_R), _rows(served_VD, negatives_N)
         else:
-            mapped_BTD = self.routing.map(self.items(history_BT))
-            target_BD, negative_ND = self.encode_items(target_B), self.encode_items(negatives_N)
-        interests_BKD, active_BK = self._users(mapped_BTD, history_BT, batch)
-        user_BD, _ = label_aware_attention(interests_BKD, target_BD, active_BK, self.config.label_power)
+            target_RD, negative_ND = self.encode_items(target_R), self.encode_items(negatives_N)
+        interests_BKD, active_BK, penalties = self._users(history_BT, batch, table_VD, length_B)
+        interests, active = interests_BKD, active_BK
+        if row_R is not None:
+            interests, active = interests_BKD[row_R], active_BK[row_R]
+        if self.config.train_score == "served":
+            user = fill_inactive(interests, active)
+        else:
+            user, _ = label_aware_attention(interests, target_RD, active, self.config.label_power)
         loss = training_loss(
             self.loss,
-            user_BD,
-            target_BD,
+            user,
+            target_RD,
             batch,
             self.config.temperature,
+            target_B=target_R,
             negative_vec_ND=negative_ND,
-            item_table_VD=table_VD,
+            item_table_VD=served_VD,
+            hardness=self.config.hard_negatives,
+            weight_B=weight_R,
         )
-        return {"loss": loss}
+        for name, penalty in penalties.items():
+            loss = loss + getattr(self.config, name) * penalty
+        return {"loss": loss, **penalties}
 
     def encode_items(self, item_idx: Tensor) -> Tensor:
         """Return the item vectors (B, D) that the index holds; zero for padding."""
@@ -118,8 +154,8 @@ class Mind(nn.Module):
 
         A user without history has one interest, made from the profile alone.
         """
-        history_BT = self._recent(batch["history"])
-        return self._users(self.routing.map(self.items(history_BT)), history_BT, batch)
+        interests_BKD, active_BK, _ = self._users(self._recent(batch["history"]), batch)
+        return interests_BKD, active_BK
 
     def couplings(self, batch: Batch) -> Tensor:
         """Return the routing weights of the last round, (B, T, K).
@@ -128,7 +164,11 @@ class Mind(nn.Module):
         `history_length`.
         """
         history_BT = self._recent(batch["history"])
-        _, _, weights_BTK = self.routing(self.items(history_BT), history_BT != PADDING_IDX)
+        _, active_BK, weights_BTK = self._route(history_BT, batch)
+        if self.gates is not None:  # what closed interests would have got goes to the open ones
+            _, active_BK, _ = self._users(history_BT, batch)
+            weights_BTK = weights_BTK * active_BK[:, None, :]
+            weights_BTK = weights_BTK / weights_BTK.sum(2, keepdim=True).clamp(min=1e-12)
         older = batch["history"].shape[1] - history_BT.shape[1]
         return functional.pad(weights_BTK, (0, 0, older, 0))
 
@@ -137,19 +177,87 @@ class Mind(nn.Module):
         # a slice that changes nothing would still bound the length of an exported program
         return history_BT[:, -longest:] if history_BT.shape[1] > longest else history_BT
 
-    def _from_catalogue(self, history_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mapped behaviours and the item table; each item is encoded and mapped once."""
-        table_VD = self.items.table()
-        return _rows(self.routing.map(table_VD), history_BT), self._scale(table_VD)
-
     def _scale(self, vectors: Tensor) -> Tensor:
         return unit_length(vectors) if self.config.normalize else vectors
 
-    def _users(self, mapped_BTD: Tensor, history_BT: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        interests_BKD, active_BK, _ = self.routing.route(mapped_BTD, history_BT != PADDING_IDX)
-        profile_BKP = self.profile(batch)[:, None, :].expand(-1, interests_BKD.shape[1], -1)
-        vectors_BKD = self._scale(self.layers(torch.cat([interests_BKD, profile_BKP], dim=2)))
-        return vectors_BKD.masked_fill(~active_BK[:, :, None], 0.0), active_BK
+    def _route(
+        self,
+        history_BT: Tensor,
+        batch: Batch,
+        table_VD: Tensor | None = None,
+        length_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the routing returns; with the item table each item is mapped once, not at each slot."""
+        if table_VD is None:
+            mapped_BTD = self.routing.map(self.items(history_BT))
+        else:
+            mapped_BTD = _rows(self.routing.map(table_VD), history_BT)
+        weight_BKT = None
+        if self.recency is not None:
+            length = history_BT.shape[1]
+            at_BT = batch["history_at"][:, -length:] if self.recency.kind == "gap" else None
+            weight_BKT = self.recency(length, at_BT)
+        return self.routing.route(
+            mapped_BTD, history_BT != PADDING_IDX, weight_BKT=weight_BKT, length_B=length_B
+        )
+
+    def _users(
+        self,
+        history_BT: Tensor,
+        batch: Batch,
+        table_VD: Tensor | None = None,
+        length_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return interest vectors, active ones, and the penalties that are on, each under the name of its
+        weight."""
+        interests_BKD, active_BK, weights_BTK = self._route(history_BT, batch, table_VD, length_B)
+        penalties: dict[str, Tensor] = {}
+        if self.config.routing_regularisation:
+            variance = _variance(weights_BTK, history_BT != PADDING_IDX)
+            penalties["routing_regularisation"] = variance
+        parts = [interests_BKD, self._beside(self.profile(batch))]
+        for i in range(1, self.config.latest_items + 1):
+            latest_B = history_BT[:, -i] if i <= history_BT.shape[1] else torch.zeros_like(history_BT[:, 0])
+            latest_BD = self.items(latest_B) if table_VD is None else _rows(table_VD, latest_B)
+            parts.append(self._beside(latest_BD))
+        vectors_BKD = self.layers(torch.cat(parts, dim=2))
+        vectors_BKD = self._scale(interests_BKD + vectors_BKD if self.config.residual else vectors_BKD)
+        if self.gates is not None:
+            factor_BK, open_BK, gate_BK = self.gates(interests_BKD)
+            penalties["learnt_quota"] = (gate_BK * active_BK).sum(1).mean()
+            vectors_BKD, active_BK = vectors_BKD * factor_BK[:, :, None], active_BK & open_BK
+        return vectors_BKD.masked_fill(~active_BK[:, :, None], 0.0), active_BK, penalties
+
+    def _beside(self, values_BP: Tensor) -> Tensor:
+        return values_BP[:, None, :].expand(-1, self.config.num_interests, -1)
+
+
+def _targets(target: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the real targets (R,), the row of each, and its weight, so that each row weighs 1 / B.
+
+    Row and weight are None where every row has one target.
+    """
+    if target.dim() == 1:
+        return target, None, None
+    real = target != PADDING_IDX
+    row_R = real.nonzero()[:, 0]
+    return target[real], row_R, 1.0 / (real.sum(1)[row_R] * len(target))
+
+
+def _variance(weights_BTK: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return the variance of each interest's routing weights over a user's behaviours, summed over interests
+    and averaged over users.
+
+    Implements the routing regularisation of Xie et al. 2023 (arXiv:2302.14532), the diagonal of their
+    covariance of the routing matrix.
+
+    Deviations:
+        They take the Frobenius norm of the diagonal; the sum does not depend on the other users in a batch.
+    """
+    count_B11 = mask_BT.sum(1).clamp(min=1)[:, None, None]
+    mean_B1K = weights_BTK.sum(1, keepdim=True) / count_B11  # zero on padding
+    spread_BTK = (weights_BTK - mean_B1K).masked_fill(~mask_BT[:, :, None], 0.0)
+    return (spread_BTK.square() / count_B11).sum((1, 2)).mean()
 
 
 def _rows(table_VD: Tensor, item_idx: Tensor) -> Tensor:

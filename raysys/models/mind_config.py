@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysys.config import require
+from raysys.nn.loss_inputs import AMONG_TARGETS, WITH_HARDNESS
 from raysys.schema import ALL_FEATURES
 
 
@@ -46,14 +47,66 @@ class MindConfig:
     profile_features: tuple[str, ...] = (ALL_FEATURES,)
     """User features that join each interest; ["*"] is all of them, [] none."""
 
+    recency: Literal["none", "slot", "gap"] = "none"
+    """Learned weight of a behaviour in the routing, per interest: by its place counted back from the latest
+    (slot), or by the power of two of the seconds between it and the latest (gap). Not in the paper."""
+    residual: bool = False
+    """Add the interest to what the layers make of it. Not in the paper."""
+    squash_last: bool = True
+    """Squash in the last routing round too (the paper); without it an interest keeps the length of its
+    sum."""
+    latest_items: int = 0
+    """How many of the latest items join each interest before the layers, one by one. The paper: 0."""
+    train_score: Literal["label_aware", "served"] = "label_aware"
+    """What the loss compares: label_aware mixes the interests by the target (the paper); served takes the
+    largest score over the interests, for every candidate, as the index does."""
+    next_items: int = 1
+    """Targets of a sample: the next events of the user. The paper: 1."""
+    hard_negatives: float = 0.0
+    """How much more negatives weigh that an interest scores high (`nn.losses`); 0, the paper: alike."""
+    routing_regularisation: float = 0.0
+    """Weight of the variance of an interest's routing weights over the behaviours, which keeps it from
+    holding on to single ones; needs `routing_gradient = "all"`. The paper: 0."""
+    routing_start: Literal["gaussian", "farthest_point"] = "gaussian"
+    """Starting logits: drawn (the paper), or `routing_sigma` times the cosine with behaviours of the user
+    that lie far apart."""
+    learnt_quota: float = 0.0
+    """Weight of the mean number of open interests in the loss: gates learn which interests a user has, within
+    K'_u. 0, the paper: all of K'_u are open."""
+    history_dropout: float = 0.0
+    """Probability of dropping an item of the history in training, in [0, 1). The paper: not said."""
+
     def __post_init__(self) -> None:
         counts = ("embedding_dim", "num_interests", "routing_iterations", "history_length", "num_negatives")
-        for name in counts:
+        for name in (*counts, "next_items"):
             require(getattr(self, name) >= 1, f"{name}: found {getattr(self, name)}, expected >= 1")
         for name in ("routing_sigma", "temperature"):
             value = getattr(self, name)
             require(0.0 < value < math.inf, f"{name}: found {value}, expected above 0 and finite")
         require(self.label_power >= 0.0, f"label_power: found {self.label_power}, expected >= 0 or inf")
-        require(0.0 <= self.dropout < 1.0, f"dropout: found {self.dropout}, expected in [0, 1)")
+        for name in ("dropout", "history_dropout"):
+            value = getattr(self, name)
+            require(0.0 <= value < 1.0, f"{name}: found {value}, expected in [0, 1)")
+        for name in ("latest_items", "hard_negatives", "routing_regularisation", "learnt_quota"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{name}: found {value}, expected >= 0 and finite")
+        require(
+            not self.routing_regularisation or self.routing_gradient == "all",
+            f'routing_regularisation: found {self.routing_regularisation} with routing_gradient = "last", '
+            'which stops its gradient; expected routing_gradient = "all"',
+        )
         widths = list(self.hidden_dims)
         require(all(width >= 1 for width in widths), f"hidden_dims: found {widths}, expected widths >= 1")
+
+    def check_loss(self, loss: str) -> None:
+        """Raise ConfigError where an option does not go with the loss of `[training]`."""
+        require(
+            self.next_items == 1 or loss not in AMONG_TARGETS,
+            f"model.next_items: found {self.next_items} with training.loss = {loss!r}, whose candidates are "
+            "the targets of the batch, one a row; expected 1 or another loss",
+        )
+        require(
+            not self.hard_negatives or loss in WITH_HARDNESS,
+            f"model.hard_negatives: found {self.hard_negatives} with training.loss = {loss!r}, expected 0 or "
+            f"one of the losses {', '.join(sorted(WITH_HARDNESS))}",
+        )

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from raysys.config import require
 from raysys.nn.embedding import seeded_normal
@@ -64,6 +65,9 @@ class BehaviourToInterestRouting(nn.Module):
         adaptive: give a user K'_u interests (`num_active_interests`); otherwise K.
         gradient: "last" takes the weights of the last round as constants, so the rounds before it get no
             gradient; "all" differentiates through every round.
+        start: "gaussian" is the paper's; "farthest_point" starts every interest from a behaviour of the user
+            (`farthest_point_logits`).
+        squash_last: squash in the last round too; without it the interests keep the length of their sum.
         seed: of S and of the starting logits.
     Raises:
         ConfigError: a count below one, or sigma not above zero.
@@ -83,6 +87,8 @@ class BehaviourToInterestRouting(nn.Module):
         sigma: float = 1.0,
         adaptive: bool = True,
         gradient: Literal["last", "all"] = "last",
+        start: Literal["gaussian", "farthest_point"] = "gaussian",
+        squash_last: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -92,12 +98,13 @@ class BehaviourToInterestRouting(nn.Module):
         require(sigma > 0 and math.isfinite(sigma), f"routing_sigma: found {sigma}, expected above 0, finite")
         self.num_interests, self.iterations = num_interests, iterations
         self.adaptive, self.gradient = adaptive, gradient
+        self.start, self.sigma, self.squash_last = start, sigma, squash_last
         self.map_LD = nn.Parameter(
             seeded_normal((low_dim, high_dim), 1.0 / math.sqrt(low_dim), seed, "routing_map")
         )
-        start = seeded_normal((history_length, num_interests), sigma, seed, "routing_logits")
         self.start_TK: Tensor
-        self.register_buffer("start_TK", start)
+        logits = seeded_normal((history_length, num_interests), sigma, seed, "routing_logits")
+        self.register_buffer("start_TK", logits)
 
     def forward(self, behaviour_BTL: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the interests, which of them are active, and the routing weights of the last round.
@@ -116,24 +123,75 @@ class BehaviourToInterestRouting(nn.Module):
         """Return S e for vectors (..., L) -> (..., D); a whole item table can be mapped and gathered from."""
         return vectors @ self.map_LD
 
-    def route(self, mapped_BTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, for behaviours that are mapped already."""
-        batch, length, _ = mapped_BTD.shape
+    def route(
+        self,
+        mapped_BTD: Tensor,
+        mask_BT: Tensor,
+        *,
+        weight_BKT: Tensor | None = None,
+        length_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, for behaviours that are mapped already.
+
+        Args:
+            mapped_BTD: S e.
+            mask_BT: as in `forward`.
+            weight_BKT: factors, above zero, of what a behaviour adds to an interest in every round, such as
+                for how long ago it was; None is one. They are no part of the weights that are returned.
+            length_B: number of items that decides K'_u, int64; None counts the mask.
+        """
+        length = mapped_BTD.shape[1]
         assert length <= self.start_TK.shape[0], "the caller cuts a history to history_length"
-        active_BK = self._active(mask_BT)
-        start_KT = self.start_TK[:length].flip(0).T.to(mapped_BTD.dtype)
+        active_BK = self._active(mask_BT.sum(1) if length_B is None else length_B)
         # -inf once: agreement is added to it round after round and leaves it as it is
-        logits_BKT = start_KT.expand(batch, -1, -1).masked_fill(~active_BK[:, :, None], -torch.inf)
+        logits_BKT = self._start(mapped_BTD, mask_BT).masked_fill(~active_BK[:, :, None], -torch.inf)
         mask_B1T = mask_BT[:, None, :].to(mapped_BTD.dtype)
+        adds_BKT = mask_B1T if weight_BKT is None else weight_BKT * mask_B1T
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.gradient == "all"):
             for _ in range(self.iterations - 1):
-                interests_BKD = squash((logits_BKT.softmax(1) * mask_B1T) @ mapped_BTD)
+                interests_BKD = squash((logits_BKT.softmax(1) * adds_BKT) @ mapped_BTD)
                 logits_BKT = logits_BKT + interests_BKD @ mapped_BTD.transpose(1, 2)
-            weights_BKT = logits_BKT.softmax(1) * mask_B1T
-        return squash(weights_BKT @ mapped_BTD), active_BK, weights_BKT.transpose(1, 2)
+            weights_BKT = logits_BKT.softmax(1)
+        sum_BKD = (weights_BKT * adds_BKT) @ mapped_BTD
+        weights_BTK = (weights_BKT * mask_B1T).transpose(1, 2)
+        return squash(sum_BKD) if self.squash_last else sum_BKD, active_BK, weights_BTK
 
-    def _active(self, mask_BT: Tensor) -> Tensor:
-        interests_K = torch.arange(self.num_interests, device=mask_BT.device)
+    def _start(self, mapped_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Return the starting logits, (B, K, T)."""
+        batch, length, _ = mapped_BTD.shape
+        if self.start == "gaussian":
+            return self.start_TK[:length].flip(0).T.to(mapped_BTD.dtype).expand(batch, -1, -1)
+        return self.sigma * farthest_point_logits(mapped_BTD, mask_BT, self.num_interests)
+
+    def _active(self, length_B: Tensor) -> Tensor:
+        interests_K = torch.arange(self.num_interests, device=length_B.device)
         if not self.adaptive:
-            return torch.ones_like(interests_K, dtype=torch.bool).expand(mask_BT.shape[0], -1)
-        return interests_K < num_active_interests(mask_BT.sum(1), self.num_interests)[:, None]
+            return torch.ones_like(interests_K, dtype=torch.bool).expand(length_B.shape[0], -1)
+        return interests_K < num_active_interests(length_B, self.num_interests)[:, None]
+
+
+@torch.no_grad()
+def farthest_point_logits(mapped_BTD: Tensor, mask_BT: Tensor, num_interests: int) -> Tensor:
+    """Return the cosine of every behaviour with the K seeds of its user, (B, K, T), in [-1, 1].
+
+    The seeds are behaviours: the first is the latest one, and each further one is that whose largest cosine
+    with the seeds before it is the least, the oldest of equals. This is the start in the manner of k-means++
+    that Li et al. 2019 (arXiv:1904.08030) leave to future work, without its randomness: a function of the
+    history alone.
+
+    Args:
+        mapped_BTD: behaviour vectors, the latest at column T - 1.
+        mask_BT: True at real positions, bool; without any the result is zero.
+        num_interests: K.
+    """
+    unit_BTD = functional.normalize(mapped_BTD, dim=2)
+    places_T = torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
+    seed_B = (places_T * mask_BT).argmax(1)
+    logits, nearest_BT = [], torch.full_like(unit_BTD[:, :, 0], -torch.inf)
+    for _ in range(num_interests):
+        chosen_B1D = seed_B[:, None, None].expand(-1, 1, unit_BTD.shape[2])
+        cosine_BT = (unit_BTD.gather(1, chosen_B1D) @ unit_BTD.transpose(1, 2)).squeeze(1)
+        logits.append(cosine_BT.masked_fill(~mask_BT, 0.0))
+        nearest_BT = torch.maximum(nearest_BT, cosine_BT)
+        seed_B = nearest_BT.masked_fill(~mask_BT, torch.inf).argmin(1)
+    return torch.stack(logits, 1)

@@ -18,6 +18,12 @@ LossName = Literal["sampled_softmax", "full_softmax", "in_batch", "mixed", "gbce
 WITH_NEGATIVES: frozenset[str] = frozenset({"sampled_softmax", "mixed", "gbce", "bpr"})
 """Losses whose batches hold drawn `negatives`."""
 
+WITH_HARDNESS: frozenset[str] = frozenset({"sampled_softmax", "full_softmax", "in_batch", "mixed"})
+"""Losses that can weigh negatives by how hard they are."""
+
+AMONG_TARGETS: frozenset[str] = frozenset({"in_batch", "mixed"})
+"""Losses whose candidates are the targets of the batch."""
+
 
 def gbce_beta(num_negatives: int, num_candidates: int, calibration: float) -> float:
     """Return beta = a (t (1 - 1 / a) + 1 / a) with the sampling rate a = N / (R - 1) of R real items.
@@ -75,7 +81,7 @@ class LossInputs:
         if loss in WITH_NEGATIVES:
             self.sampler = NegativeSampler(sampler, counts, num_negatives, power=power, seed=seed)
         self.events: np.ndarray | None = None
-        if loss in ("in_batch", "mixed"):
+        if loss in AMONG_TARGETS:
             self.events = np.maximum(counts, 1)
             self.num_events = int(self.events[NUM_RESERVED:].sum())
         self.beta = np.array(gbce_beta(num_negatives, len(counts) - NUM_RESERVED, calibration), np.float32)

@@ -1,7 +1,12 @@
 """The losses that models share: softmax in full, from a sample and within the batch, and pointwise and
 pairwise ones.
 
-Scores are inner products divided by the temperature; corrections for sampling come after the division.
+Scores are inner products divided by the temperature; corrections for sampling come after the division. Where
+a user has several vectors, (B, K, D) in place of (B, D), the largest score answers for each candidate, the
+negatives included, as it does when serving (`raysys.nn.scores`).
+
+Every loss takes `weight_B`, the weights of the rows, (B,); None weighs them by 1 / B, which gives the mean.
+The softmax losses take `hardness`: see `_softmax_losses`.
 
 Shape suffixes: B batch of one rank, C batch of all ranks, V catalogue, N negatives, D vector.
 """
@@ -14,72 +19,101 @@ from torch.nn import functional
 
 from raysys.nn.gather import gather_rows
 from raysys.nn.loss_inputs import LossName
+from raysys.nn.scores import scores_of_items, scores_of_targets
 from raysys.schema import NUM_RESERVED
 
 
 def training_loss(
     name: LossName,
-    user_BD: Tensor,
+    user: Tensor,
     target_vec_BD: Tensor,
     batch: Mapping[str, Tensor],
     temperature: float,
     *,
+    target_B: Tensor | None = None,
     negative_vec_ND: Tensor | None = None,
     item_table_VD: Tensor | None = None,
+    hardness: float = 0.0,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean loss of the given name over the rows of this rank; every model uses this function.
 
     Args:
         name: of the loss.
-        user_BD: user vectors, one for each target.
+        user: (B, D) user vectors, one for each target, or (B, K, D).
         target_vec_BD: vectors of the targets.
         batch: `target` (B,) and the arrays of `raysys.nn.loss_inputs.LossInputs`.
         temperature: above zero.
+        target_B: item_idx of the targets where the rows are not those of the batch; not for losses whose
+            candidates are the batch's targets.
         negative_vec_ND: vectors of `batch["negatives"]`, for the losses of `WITH_NEGATIVES`.
         item_table_VD: vectors by item_idx, for the full softmax.
+        hardness: for the losses of `WITH_HARDNESS`; 0 for the others.
+        weight_B: of the rows.
     """
-    target_B = batch["target"]
+    target_B = batch["target"] if target_B is None else target_B
     if name == "full_softmax":
         assert item_table_VD is not None, "the full softmax needs all items"
-        return full_softmax(user_BD, item_table_VD, target_B, temperature)
+        return full_softmax(user, item_table_VD, target_B, temperature, hardness=hardness, weight_B=weight_B)
     if name == "in_batch":
-        return in_batch_softmax(user_BD, target_vec_BD, target_B, batch["target_log_expected"], temperature)
+        expected = batch["target_log_expected"]
+        return in_batch_softmax(
+            user, target_vec_BD, target_B, expected, temperature, hardness=hardness, weight_B=weight_B
+        )
     assert negative_vec_ND is not None, f"{name} needs negatives"
-    vectors, items = (user_BD, target_vec_BD, negative_vec_ND), (target_B, batch["negatives"])
+    vectors, items = (user, target_vec_BD, negative_vec_ND), (target_B, batch["negatives"])
     if name == "sampled_softmax":
-        return sampled_softmax(*vectors, *items, batch["log_expected"], temperature)
+        expected = batch["log_expected"]
+        return sampled_softmax(*vectors, *items, expected, temperature, hardness=hardness, weight_B=weight_B)
     if name == "mixed":
-        expected = batch["target_log_expected"], batch["log_expected"]
-        return mixed_softmax(*vectors, *items, *expected, temperature)
+        both = batch["target_log_expected"], batch["log_expected"]
+        return mixed_softmax(*vectors, *items, *both, temperature, hardness=hardness, weight_B=weight_B)
+    assert not hardness, f"{name} has no hardness"
     if name == "gbce":
-        return gbce(*vectors, *items, batch["gbce_beta"], temperature)
-    return bpr(*vectors, *items, temperature)
+        return gbce(*vectors, *items, batch["gbce_beta"], temperature, weight_B=weight_B)
+    return bpr(*vectors, *items, temperature, weight_B=weight_B)
 
 
-def full_softmax(user_BD: Tensor, item_table_VD: Tensor, target_B: Tensor, temperature: float) -> Tensor:
+def full_softmax(
+    user: Tensor,
+    item_table_VD: Tensor,
+    target_B: Tensor,
+    temperature: float,
+    *,
+    hardness: float = 0.0,
+    weight_B: Tensor | None = None,
+) -> Tensor:
     """Return the mean cross-entropy of the targets among all real items, a float32 (or wider) scalar.
 
     Implements the loss of Li et al. 2019 (arXiv:1904.08030), sec. 3.5, without sampling: Pr(i|u) = exp(v_u .
     e_i) / sum_j exp(v_u . e_j), with scores divided by the temperature.
 
     Args:
-        user_BD: user vectors.
+        user: (B, D) or (B, K, D) user vectors.
         item_table_VD: vectors by item_idx; the rows of padding and unknown are left out.
         target_B: item_idx of the targets, int64, >= 2.
         temperature: above zero.
     """
-    scores_BV = _wide(user_BD / temperature @ item_table_VD[NUM_RESERVED:].T)
-    return functional.cross_entropy(scores_BV, target_B - NUM_RESERVED)
+    scores_BV = _wide(scores_of_items(user / temperature, item_table_VD[NUM_RESERVED:]))
+    place_B = target_B - NUM_RESERVED
+    if not hardness:
+        return _weighted(functional.cross_entropy(scores_BV, place_B, reduction="none"), weight_B)
+    positive_B = scores_BV.gather(1, place_B[:, None]).squeeze(1)
+    target_BV = torch.arange(scores_BV.shape[1], device=place_B.device) == place_B[:, None]
+    return _weighted(_softmax_losses(positive_B, scores_BV, None, target_BV, hardness), weight_B)
 
 
 def sampled_softmax(
-    user_BD: Tensor,
+    user: Tensor,
     target_vec_BD: Tensor,
     negative_vec_ND: Tensor,
     target_B: Tensor,
     negatives_N: Tensor,
     log_expected_N: Tensor,
     temperature: float,
+    *,
+    hardness: float = 0.0,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean importance-sampled softmax loss, a float32 (or wider) scalar.
 
@@ -95,7 +129,7 @@ def sampled_softmax(
     score after the division by the temperature: it belongs to the softmax, not to the similarity.
 
     Args:
-        user_BD: user vectors.
+        user: (B, D) or (B, K, D) user vectors.
         target_vec_BD: vectors of the targets.
         negative_vec_ND: vectors of the negatives, shared by the batch.
         target_B: item_idx of the targets, int64.
@@ -103,18 +137,24 @@ def sampled_softmax(
         log_expected_N: ln(N q_j), float32.
         temperature: above zero.
     """
-    user_BD = user_BD / temperature
-    positive_B = _wide((user_BD * target_vec_BD).sum(1))
-    scores_BN = _wide(user_BD @ negative_vec_ND.T) - log_expected_N
-    return _softmax_loss(positive_B, scores_BN, target_B[:, None] == negatives_N)
+    user = user / temperature
+    positive_B = _wide(scores_of_targets(user, target_vec_BD))
+    scores_BN = _wide(scores_of_items(user, negative_vec_ND))
+    accidental_BN = target_B[:, None] == negatives_N
+    return _weighted(
+        _softmax_losses(positive_B, scores_BN, log_expected_N, accidental_BN, hardness), weight_B
+    )
 
 
 def in_batch_softmax(
-    user_BD: Tensor,
+    user: Tensor,
     target_vec_BD: Tensor,
     target_B: Tensor,
     target_log_expected_B: Tensor,
     temperature: float,
+    *,
+    hardness: float = 0.0,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean softmax loss against the targets of the global batch, a float32 (or wider) scalar.
 
@@ -133,7 +173,7 @@ def in_batch_softmax(
     DDP, W ranks with B / W rows each have the gradients of one process with B rows.
 
     Args:
-        user_BD: user vectors of this rank.
+        user: (B, D) or (B, K, D) user vectors of this rank.
         target_vec_BD: vectors of the targets of this rank.
         target_B: item_idx of the targets of this rank, int64; the same number of rows on every rank.
         target_log_expected_B: ln(B q_t) with B the rows of all ranks, float32.
@@ -141,13 +181,14 @@ def in_batch_softmax(
     Deviations:
         The paper corrects the positive as well and estimates q from a stream; here q comes from counts.
     """
-    user_BD = user_BD / temperature
-    positive_B = _wide((user_BD * target_vec_BD).sum(1))
-    return _softmax_loss(positive_B, *_in_batch(user_BD, target_vec_BD, target_B, target_log_expected_B))
+    user = user / temperature
+    positive_B = _wide(scores_of_targets(user, target_vec_BD))
+    candidates = _in_batch(user, target_vec_BD, target_B, target_log_expected_B)
+    return _weighted(_softmax_losses(positive_B, *candidates, hardness), weight_B)
 
 
 def mixed_softmax(
-    user_BD: Tensor,
+    user: Tensor,
     target_vec_BD: Tensor,
     negative_vec_ND: Tensor,
     target_B: Tensor,
@@ -155,6 +196,9 @@ def mixed_softmax(
     target_log_expected_B: Tensor,
     log_expected_N: Tensor,
     temperature: float,
+    *,
+    hardness: float = 0.0,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean softmax loss against in-batch and drawn negatives, a float32 (or wider) scalar.
 
@@ -167,7 +211,7 @@ def mixed_softmax(
     times among both, whichever of the two it came from. Everything else is as in `in_batch_softmax`.
 
     Args:
-        user_BD: user vectors of this rank.
+        user: (B, D) or (B, K, D) user vectors of this rank.
         target_vec_BD: vectors of the targets of this rank.
         negative_vec_ND: vectors of the drawn negatives, the same on every rank.
         target_B: item_idx of the targets of this rank, int64; the same number of rows on every rank.
@@ -176,24 +220,26 @@ def mixed_softmax(
         log_expected_N: ln(B q_j + N p_j), float32.
         temperature: above zero.
     """
-    user_BD = user_BD / temperature
-    positive_B = _wide((user_BD * target_vec_BD).sum(1))
-    batch_BC, batch_hits_BC = _in_batch(user_BD, target_vec_BD, target_B, target_log_expected_B)
-    drawn_BN = _wide(user_BD @ negative_vec_ND.T) - log_expected_N
+    user = user / temperature
+    positive_B = _wide(scores_of_targets(user, target_vec_BD))
+    batch_BC, expected_C, batch_hits_BC = _in_batch(user, target_vec_BD, target_B, target_log_expected_B)
+    drawn_BN = _wide(scores_of_items(user, negative_vec_ND))
     drawn_hits_BN = target_B[:, None] == negatives_N
-    return _softmax_loss(
-        positive_B, torch.cat([batch_BC, drawn_BN], 1), torch.cat([batch_hits_BC, drawn_hits_BN], 1)
-    )
+    scores, expected = torch.cat([batch_BC, drawn_BN], 1), torch.cat([expected_C, log_expected_N])
+    accidental = torch.cat([batch_hits_BC, drawn_hits_BN], 1)
+    return _weighted(_softmax_losses(positive_B, scores, expected, accidental, hardness), weight_B)
 
 
 def gbce(
-    user_BD: Tensor,
+    user: Tensor,
     target_vec_BD: Tensor,
     negative_vec_ND: Tensor,
     target_B: Tensor,
     negatives_N: Tensor,
     beta: Tensor | float,
     temperature: float,
+    *,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean generalised binary cross-entropy, a float32 (or wider) scalar.
 
@@ -206,7 +252,7 @@ def gbce(
     another one, which makes popular items score lower.
 
     Args:
-        user_BD: user vectors.
+        user: (B, D) or (B, K, D) user vectors.
         target_vec_BD: vectors of the targets.
         negative_vec_ND: vectors of the negatives, shared by the batch.
         target_B: item_idx of the targets, int64.
@@ -216,23 +262,25 @@ def gbce(
     Deviations:
         Negatives are shared by the batch; accidental hits are left out.
     """
-    user_BD = user_BD / temperature
-    positive_B = _wide((user_BD * target_vec_BD).sum(1))
-    scores_BN = _wide(user_BD @ negative_vec_ND.T)
+    user = user / temperature
+    positive_B = _wide(scores_of_targets(user, target_vec_BD))
+    scores_BN = _wide(scores_of_items(user, negative_vec_ND))
     accidental_BN = target_B[:, None] == negatives_N
     # -ln sigma(s) = softplus(-s) and -ln(1 - sigma(s)) = softplus(s)
     negative_B = functional.softplus(scores_BN, threshold=50.0).masked_fill(accidental_BN, 0.0).sum(1)
     positive_B = beta * functional.softplus(-positive_B, threshold=50.0)
-    return ((positive_B + negative_B) / (1 + (~accidental_BN).sum(1))).mean()
+    return _weighted((positive_B + negative_B) / (1 + (~accidental_BN).sum(1)), weight_B)
 
 
 def bpr(
-    user_BD: Tensor,
+    user: Tensor,
     target_vec_BD: Tensor,
     negative_vec_ND: Tensor,
     target_B: Tensor,
     negatives_N: Tensor,
     temperature: float,
+    *,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean Bayesian personalised ranking loss, a float32 (or wider) scalar.
 
@@ -244,7 +292,7 @@ def bpr(
     A row whose negatives are all accidental hits has loss 0.
 
     Args:
-        user_BD: user vectors.
+        user: (B, D) or (B, K, D) user vectors.
         target_vec_BD: vectors of the targets.
         negative_vec_ND: vectors of the negatives, shared by the batch.
         target_B: item_idx of the targets, int64.
@@ -253,28 +301,55 @@ def bpr(
     Deviations:
         Negatives are shared by the batch; regularisation is left to the optimiser's weight decay.
     """
-    user_BD = user_BD / temperature
-    positive_B = _wide((user_BD * target_vec_BD).sum(1))
-    scores_BN = _wide(user_BD @ negative_vec_ND.T)
+    user = user / temperature
+    positive_B = _wide(scores_of_targets(user, target_vec_BD))
+    scores_BN = _wide(scores_of_items(user, negative_vec_ND))
     accidental_BN = target_B[:, None] == negatives_N
     pairs_BN = functional.softplus(scores_BN - positive_B[:, None], threshold=50.0)
     sums_B = pairs_BN.masked_fill(accidental_BN, 0.0).sum(1)
-    return (sums_B / (~accidental_BN).sum(1).clamp(min=1)).mean()
+    return _weighted(sums_B / (~accidental_BN).sum(1).clamp(min=1), weight_B)
 
 
 def _in_batch(
-    user_BD: Tensor, target_vec_BD: Tensor, target_B: Tensor, log_expected_B: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return corrected scores (B, C) against the targets of all ranks and where they are the row's target."""
-    scores_BC = _wide(user_BD @ gather_rows(target_vec_BD).T) - gather_rows(log_expected_B)
-    return scores_BC, target_B[:, None] == gather_rows(target_B)
+    user: Tensor, target_vec_BD: Tensor, target_B: Tensor, log_expected_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores (B, C) against the targets of all ranks, their ln of expected counts (C,), and where they
+    are the row's own target (B, C)."""
+    scores_BC = _wide(scores_of_items(user, gather_rows(target_vec_BD)))
+    return scores_BC, gather_rows(log_expected_B), target_B[:, None] == gather_rows(target_B)
 
 
-def _softmax_loss(positive_B: Tensor, scores_BN: Tensor, accidental_BN: Tensor) -> Tensor:
-    """Return the mean of -s_t + ln(exp(s_t) + sum of exp(s_j) without accidental hits)."""
+def _softmax_losses(
+    positive_B: Tensor,
+    scores_BN: Tensor,
+    log_expected_N: Tensor | None,
+    accidental_BN: Tensor,
+    hardness: float,
+) -> Tensor:
+    """Return -s_t + ln(exp(s_t) + sum over j of h_j exp(s_j) / m_j) of every row, accidental hits left out.
+
+    m_j is the expected count of candidate j (None: one). h_j is 1, or with a hardness b > 0 the weight of
+    interest-aware hard negatives of Xie et al. 2023, "Rethinking Multi-Interest Learning for Candidate
+    Matching in Recommender Systems" (arXiv:2302.14532): exp(b s_j) over its mean, here the mean over the
+    catalogue that the candidates stand for, so that b changes which negatives weigh and not how many there
+    seem to be. Where the score is the largest over interests, it is the interest nearest to a negative that
+    calls it hard. The weights are constants to the gradient.
+    """
     # finite, not -inf: a row whose negatives are all accidental hits has gradient 0 and never inf - inf
-    others_B = scores_BN.masked_fill(accidental_BN, torch.finfo(scores_BN.dtype).min).logsumexp(1)
-    return functional.softplus(others_B - positive_B, threshold=50.0).mean()
+    lowest = torch.finfo(scores_BN.dtype).min
+    terms_BN = scores_BN if log_expected_N is None else scores_BN - log_expected_N
+    if hardness:
+        with torch.no_grad():
+            stands_BN = (terms_BN - scores_BN).masked_fill(accidental_BN, lowest)
+            lift_BN = hardness * scores_BN
+            mean_B1 = (stands_BN + lift_BN).logsumexp(1, keepdim=True) - stands_BN.logsumexp(1, keepdim=True)
+        terms_BN = terms_BN + (lift_BN - mean_B1)
+    others_B = terms_BN.masked_fill(accidental_BN, lowest).logsumexp(1)
+    return functional.softplus(others_B - positive_B, threshold=50.0)
+
+
+def _weighted(losses_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    return losses_B.mean() if weight_B is None else (losses_B * weight_B).sum()
 
 
 def _wide(scores: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Again(BehaviourToInterestRouting):
     mistake = ""
     kept = None
 
-    def route(self, mapped_BTD, mask_BT):
+    def route(self, mapped_BTD, mask_BT, **_):
         length, mistake = mapped_BTD.shape[1], self.mistake
         if mistake == "one item only":
             mask_BT = mask_BT & (torch.arange(length) == length - 1)
