@@ -215,21 +215,18 @@ class Mind(nn.Module):
         if self.config.routing_regularisation:
             variance = _variance(weights_BTK, history_BT != PADDING_IDX)
             penalties["routing_regularisation"] = variance
-        parts = [interests_BKD, self._beside(self.profile(batch))]
+        shared = [self.profile(batch)]
         for i in range(1, self.config.latest_items + 1):
             latest_B = history_BT[:, -i] if i <= history_BT.shape[1] else torch.zeros_like(history_BT[:, 0])
             latest_BD = self.items(latest_B) if table_VD is None else _rows(table_VD, latest_B)
-            parts.append(self._beside(latest_BD))
-        vectors_BKD = self.layers(torch.cat(parts, dim=2))
+            shared.append(latest_BD)
+        vectors_BKD = self.layers(interests_BKD, torch.cat(shared, dim=1))
         vectors_BKD = self._scale(interests_BKD + vectors_BKD if self.config.residual else vectors_BKD)
         if self.gates is not None:
             factor_BK, open_BK, gate_BK = self.gates(interests_BKD)
             penalties["learnt_quota"] = (gate_BK * active_BK).sum(1).mean()
             vectors_BKD, active_BK = vectors_BKD * factor_BK[:, :, None], active_BK & open_BK
         return vectors_BKD.masked_fill(~active_BK[:, :, None], 0.0), active_BK, penalties
-
-    def _beside(self, values_BP: Tensor) -> Tensor:
-        return values_BP[:, None, :].expand(-1, self.config.num_interests, -1)
 
 
 def _targets(target: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:

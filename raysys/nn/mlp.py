@@ -46,11 +46,22 @@ class Mlp(nn.Module):
             self.weights.append(nn.Parameter(seeded_normal((fan_out, fan_in), std, seed, "mlp", layer)))
             self.biases.append(nn.Parameter(torch.zeros(fan_out)))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(..., input_dim) -> (..., output_dim)."""
+    def forward(self, inputs: Tensor, shared: Tensor | None = None) -> Tensor:
+        """Return (..., output_dim).
+
+        Args:
+            inputs: (..., input_dim), or its first columns.
+            shared: (B, P), its last columns, the same for every row of `inputs` (B, ..., input_dim - P) that
+                has the same first index: their share of the first layer is computed once for all of these.
+        """
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            inputs = functional.linear(inputs, weight, bias)
+            if layer == 0 and shared is not None:
+                own, rest = weight.split([inputs.shape[-1], shared.shape[-1]], 1)
+                share = functional.linear(shared, rest, bias)
+                inputs = functional.linear(inputs, own) + share[(slice(None), *[None] * (inputs.dim() - 2))]
+            else:
+                inputs = functional.linear(inputs, weight, bias)
             if layer < last:
                 inputs = functional.dropout(functional.relu(inputs), self.dropout, self.training)
         return inputs

@@ -47,11 +47,14 @@ class _LargestScore(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, user_BKD: Tensor, item_ND: Tensor) -> Tensor:  # type: ignore[override]  # torch's is *args
         best_BN = user_BKD[:, 0] @ item_ND.T
-        winner_BN = torch.zeros(best_BN.shape, dtype=torch.uint8, device=best_BN.device)
+        # winners are numbers of the scores' own type: comparing into floats and multiplying takes a fraction
+        # of the time that masks of bools take on a CPU
+        winner_BN, beats_BN = torch.zeros_like(best_BN), torch.empty_like(best_BN)
         for k in range(1, user_BKD.shape[1]):
             scores_BN = user_BKD[:, k] @ item_ND.T
-            winner_BN.masked_fill_(scores_BN > best_BN, k)
-            torch.maximum(best_BN, scores_BN, out=best_BN)
+            torch.gt(scores_BN, best_BN, out=beats_BN)
+            torch.maximum(winner_BN, beats_BN.mul_(k), out=winner_BN)
+            best_BN = torch.maximum(best_BN, scores_BN)
         ctx.save_for_backward(user_BKD, item_ND, winner_BN)
         return best_BN
 
@@ -59,8 +62,9 @@ class _LargestScore(torch.autograd.Function):
     def backward(ctx: Any, grad_BN: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as above
         user_BKD, item_ND, winner_BN = ctx.saved_tensors
         user_grad_BKD, item_grad_ND = torch.empty_like(user_BKD), torch.zeros_like(item_ND)
+        won_BN = torch.empty_like(grad_BN)
         for k in range(user_BKD.shape[1]):
-            won_BN = grad_BN.masked_fill(winner_BN != k, 0.0)
+            torch.eq(winner_BN, k, out=won_BN).mul_(grad_BN)
             user_grad_BKD[:, k] = won_BN @ item_ND
             item_grad_ND.addmm_(won_BN.T, user_BKD[:, k])
         return user_grad_BKD, item_grad_ND
