@@ -5,7 +5,7 @@ Shape suffixes: B batch, T history, K interests, D vector.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,9 +218,9 @@ def to_curve(result: Health) -> dict[str, float]:
     return entry
 
 
-def of_curve(entry: Mapping[str, Any]) -> Health:
+def of_curve(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the health that an entry of a learning curve holds; empty where it holds none."""
-    result: Health = {name: entry[key] for name, key in _CURVE.items() if key in entry}
+    result: dict[str, Any] = {name: entry[key] for name, key in _CURVE.items() if key in entry}
     for name, prefix in _CURVE_LISTS.items():
         count = sum(key.startswith(prefix) for key in entry)
         if count:
@@ -277,8 +277,18 @@ def winning_interest(vectors_BKD: FloatArray, active_BK: BoolArray, items_BD: Fl
     return np.where(active_BK.any(axis=1), best, -1).astype(np.int64)
 
 
-def collapse_signs(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return every sign of collapsed interests by a short name: what is seen and what to try.
+class Sign(NamedTuple):
+    """A sign of collapsed interests: what is seen, and what to try, a sentence's worth each."""
+
+    seen: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.seen}: {self.remedy}"
+
+
+def collapse_signs(result: Mapping[str, Any]) -> dict[str, Sign]:
+    """Return every sign of collapsed interests by a short name.
 
     Args:
         result: what `InterestHealth.result` returned; values that are None are not judged.
@@ -290,36 +300,38 @@ def collapse_signs(result: Mapping[str, Any]) -> dict[str, str]:
     if active is not None and active <= _ONE_INTEREST:
         # one interest wins and the others never do, but for this reason; no other sign says more
         return {
-            "one_active": f"users have {active:.2f} active interests: histories are too short for more; try "
-            "model.adaptive_interests = false, a longer model.history_length or model.num_interests = 1"
+            "one_active": Sign(
+                f"users have {active:.2f} active interests, as histories are too short for more",
+                "try model.adaptive_interests = false, a longer model.history_length or "
+                "model.num_interests = 1",
+            )
         }
-    signs: dict[str, str] = {}
+    signs: dict[str, Sign] = {}
     cosine, entropy = result.get("pairwise_cosine_mean"), result.get("routing_entropy_mean")
     if cosine is not None and cosine > _SAME_DIRECTION:
-        signs["same_direction"] = (
-            f"interests of a user point the same way (mean cosine {cosine:.3f}): try "
-            'model.routing_start = "farthest_point", more model.routing_iterations, model.temperature below '
-            "its present value or fewer model.num_interests"
+        signs["same_direction"] = Sign(
+            f"interests of a user point the same way (mean cosine {cosine:.3f})",
+            'try model.routing_start = "farthest_point", more model.routing_iterations, a lower '
+            "model.temperature or fewer model.num_interests",
         )
     if entropy is not None and entropy > _UNIFORM:
-        signs["even_routing"] = (
-            f"all interests share every behaviour evenly (routing entropy {entropy:.3f}), so routing has not "
-            "told them apart: try model.routing_regularisation above 0, more model.routing_iterations or "
-            "more training.epochs"
+        signs["even_routing"] = Sign(
+            f"routing shares every behaviour evenly among the interests (entropy {entropy:.3f})",
+            "try model.routing_regularisation above 0, more model.routing_iterations or more training.epochs",
         )
-    few = [place for place, share in enumerate(wins, 1) if share < _NO_SHARE / len(wins)]
+    idle = [place for place, share in enumerate(wins, 1) if share < _NO_SHARE / len(wins)]
     if max(wins) > _ONE_WINNER:
-        signs["one_winner"] = (
+        signs["one_winner"] = Sign(
             f"interest {int(np.argmax(wins)) + 1} finds the first item of {max(wins):.0%} of the users, so "
-            "the others do not learn: try a finite model.label_power, model.routing_regularisation above 0 "
-            "or fewer model.num_interests"
+            "the others hardly learn",
+            "try a finite model.label_power, model.routing_regularisation above 0 or fewer "
+            "model.num_interests",
         )
-    elif few:
-        names = ", ".join(map(str, few))
-        signs["idle"] = (
-            f"{'interest' if len(few) == 1 else 'interests'} {names} hardly ever "
-            f"{'finds' if len(few) == 1 else 'find'} a user's first item: try "
-            'model.routing_start = "farthest_point" or fewer model.num_interests'
+    elif idle:
+        names = f"{'interest' if len(idle) == 1 else 'interests'} {', '.join(map(str, idle))}"
+        signs["idle"] = Sign(
+            f"{names} hardly ever {'finds' if len(idle) == 1 else 'find'} the first item of a user",
+            'try model.routing_start = "farthest_point" or fewer model.num_interests',
         )
     return signs
 
@@ -331,7 +343,7 @@ def collapse_warning(result: Mapping[str, Any]) -> str | None:
     Args:
         result: as of `collapse_signs`.
     """
-    return "; ".join(collapse_signs(result).values()) or None
+    return "; ".join(map(str, collapse_signs(result).values())) or None
 
 
 def alarm(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[bool, str]:
@@ -348,4 +360,4 @@ def alarm(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[bool, str]
         return bool(new), ""
     if not new:
         return False, f"no longer collapsed ({', '.join(old)})"
-    return True, "; ".join(new.values())
+    return True, "; ".join(map(str, new.values()))
