@@ -124,8 +124,8 @@ def _merge(parts: list[Measured]) -> Measured:
             name: {key: np.concatenate([value, part.popularity[name][key]]) for key, value in values.items()}
             for name, values in merged.popularity.items()
         }
-        if merged.health and part.health:
-            merged.health = merged.health.merge(part.health)
+        if part.health:  # None for a partition without queries
+            merged.health = merged.health.merge(part.health) if merged.health else part.health
         merged.search_s += part.search_s
         merged.searched += part.searched
     return merged

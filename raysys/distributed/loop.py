@@ -22,6 +22,7 @@ from raysys.data.epochs import EpochPlan, epoch_batches
 from raysys.data.shapes import SampleShape
 from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
 from raysys.distributed.validation import validate
+from raysys.evaluation.health import alarm, of_curve
 from raysys.manifest import Manifest
 from raysys.models import build_model, sample_shape
 from raysys.nn.loss_inputs import WITH_NEGATIVES, LossInputs
@@ -30,6 +31,8 @@ from raysys.seeds import derive_seed
 from raysys.storage import Folder
 from raysys.training import StepTotals, build_optimizer, learning_rate, train_steps
 
+ALARM = "interests_collapsed"
+"""Key of a line of progress that is a warning."""
 TICK_STEPS = 10
 """Steps between two reductions of loss, stop flag and time over the ranks."""
 
@@ -276,6 +279,7 @@ class _Loop:
             "train_s": state.train_s,
             **metrics,
         }
+        collapsed, heard = alarm(of_curve(state.curve[-1]) if state.curve else {}, of_curve(metrics))
         state.curve.append(entry)
         state.epoch, state.step, state.epoch_sums, state.epoch_samples = state.epoch + 1, 0, {}, 0
         if training.patience and state.epochs_since_best >= training.patience and not state.stopped:
@@ -286,12 +290,25 @@ class _Loop:
             self.board.write(state.global_step, metrics)
             path = self.save()
             self.rank.say(
-                {"epoch": f"{state.epoch}/{training.epochs}", **metrics, "best": value == state.best_metric}
+                {
+                    "epoch": f"{state.epoch}/{training.epochs}",
+                    **_short(metrics),
+                    "best": value == state.best_metric,
+                }
             )
+            if heard:
+                self.rank.say({ALARM if collapsed else "interests": heard, "epoch": state.epoch})
         self.rank.report({**metrics, "epoch": state.epoch}, path)
 
     def save(self) -> str:
         return self.resume.save(self.state, self.model, self.optimizer)
+
+
+def _short(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what the line of an epoch shows: of the health of the interests two figures only."""
+    shown = {key: value for key, value in metrics.items() if not key.startswith("health/")}
+    names = {"interests": "health/active", "cosine": "health/pairwise_cosine"}
+    return shown | {name: round(metrics[key], 2) for name, key in names.items() if key in metrics}
 
 
 class _Board:

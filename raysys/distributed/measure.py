@@ -16,8 +16,9 @@ from raysys.data.queries import Queries, read_queries
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of, load_trained
 from raysys.distributed.index import ShardedIndex
-from raysys.distributed.validation import batches_by_seen, retrieve
-from raysys.evaluation.health import InterestHealth, winning_interest
+from raysys.distributed.interests import block_health
+from raysys.distributed.validation import batches_by_seen, find, ragged_rows
+from raysys.evaluation.health import InterestHealth
 from raysys.evaluation.metrics import METRICS, EvaluationConfig, MetricTotals
 from raysys.manifest import read_manifest
 from raysys.models.contract import InterestModel
@@ -62,7 +63,7 @@ def measure_part(part: str, job: Job) -> Measured:
     catalog = catalog_of(features, manifest)
     trained = load_trained(job.out / "checkpoint", features)
     queries = read_queries(features, part, run.evaluation.part, trained.shape)
-    candidates, search_s = retrieve_all(trained, queries, run, job.index)
+    candidates, health, search_s = retrieve_all(trained, queries, run, job.index)
     truth = (queries.truth_offsets, queries.truth_items.astype(np.int64))
     totals = {"model": MetricTotals(run.evaluation, catalog.num_candidates)}
     totals["model"].add(candidates, truth)
@@ -70,25 +71,35 @@ def measure_part(part: str, job: Job) -> Measured:
         totals[name] = MetricTotals(run.evaluation, catalog.num_candidates)
         totals[name].add(answer, truth)
     _write_recommendations(job, part, queries, candidates)
-    health = (
-        measure_health(trained, queries, candidates) if isinstance(trained.model, InterestModel) else None
-    )
     lengths = np.diff(queries.seen_offsets)
     popularity = _by_popularity(run.evaluation, candidates, queries, catalog)
     return Measured(totals, lengths, popularity, health, search_s, len(queries))
 
 
-def retrieve_all(trained: Trained, queries: Queries, run: RunConfig, index: Any) -> tuple[Candidates, float]:
-    """Return the candidates of every query, in order, and the seconds that it took."""
-    retriever = VectorRetriever(trained.model, index)
-    depth = run.evaluation.depth
+def retrieve_all(
+    trained: Trained, queries: Queries, run: RunConfig, index: Any
+) -> tuple[Candidates, InterestHealth | None, float]:
+    """Return the candidates of every query, in order, the health of the interests (None for a model without
+    interests, or without queries), and the seconds that retrieval took.
+
+    The first interests are judged at the first cut-off of `evaluation.ks`.
+    """
+    retriever, depth = VectorRetriever(trained.model, index), run.evaluation.depth
     item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
     score = np.full((len(queries), depth), -np.inf, dtype=np.float32)
-    begin = time.monotonic()
+    health: InterestHealth | None = None
+    seconds = 0.0
     for rows in batches_by_seen(queries, np.arange(len(queries)), BATCH):
-        answer = retrieve(retriever, queries, rows, trained_run(trained, run), depth)
+        begin = time.monotonic()
+        batch, found = find(retriever, queries, rows, trained_run(trained, run), depth)
+        answer = found.together()
+        seconds += time.monotonic() - begin
         item_idx[rows], score[rows] = answer.item_idx, answer.score
-    return Candidates(item_idx, score), time.monotonic() - begin
+        if isinstance(trained.model, InterestModel):
+            truth = ragged_rows(queries.truth_offsets, queries.truth_items, rows)
+            block = block_health(trained.model, batch, found, answer, truth, run.evaluation.ks[0])
+            health = health.merge(block) if health else block
+    return Candidates(item_idx, score), health, seconds
 
 
 def trained_run(trained: Trained, run: RunConfig) -> RunConfig:
@@ -107,27 +118,6 @@ def baselines(queries: Queries, run: RunConfig, catalog: Catalog) -> dict[str, C
     if seen:
         chance = drop_seen(chance, seen[0], seen[1], depth)
     return {"random": chance.top(depth), "popular": popular.top(depth)}
-
-
-def measure_health(trained: Trained, queries: Queries, candidates: Candidates) -> InterestHealth:
-    """Return the interest health of the queries' users; an interest wins where it scores the first candidate
-    best."""
-    model = trained.model
-    health: InterestHealth | None = None
-    with torch.inference_mode():
-        for start in range(0, len(queries), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(queries)))
-            batch = {k: torch.from_numpy(v) for k, v in queries.batch(rows).items()}
-            vectors, active = (tensor.numpy() for tensor in model.encode_users(batch))
-            couplings = model.couplings(batch).numpy()
-            first = candidates.item_idx[rows, 0]
-            items = model.encode_items(torch.from_numpy(np.maximum(first, 0))).numpy()
-            winners = np.where(first >= 0, winning_interest(vectors, active, items), -1)
-            health = health or InterestHealth(vectors.shape[1])
-            health.add(
-                vectors, active, couplings, batch["history"].numpy()[:, -couplings.shape[1] :] > 0, winners
-            )
-    return health or InterestHealth(1)
 
 
 def _by_popularity(

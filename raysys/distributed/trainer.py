@@ -12,7 +12,7 @@ import torch
 
 from raysys.distributed.checkpoints import KIND, ResumeFolder
 from raysys.distributed.cluster import Relay, num_cpus, own_errors
-from raysys.distributed.loop import Job, Rank, train_loop
+from raysys.distributed.loop import ALARM, Job, Rank, train_loop
 from raysys.errors import ConfigError, RaysysError, TrainingError
 from raysys.logs import fields
 from raysys.manifest import find_manifest, read_manifest
@@ -82,7 +82,7 @@ def _train_here(job: Job) -> None:
 
 
 def _show(line: dict[str, Any]) -> None:
-    logger.info(fields(**line))
+    logger.log(logging.WARNING if ALARM in line else logging.INFO, fields(**line))
 
 
 def _train_on_ray(job: Job) -> None:

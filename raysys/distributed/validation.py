@@ -8,27 +8,35 @@ import torch
 
 from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
+from raysys.distributed.interests import block_health
+from raysys.evaluation.health import InterestHealth, to_curve
 from raysys.evaluation.metrics import METRICS
 from raysys.manifest import Manifest
 from raysys.models import sample_shape
-from raysys.models.contract import VectorModel
+from raysys.models.contract import InterestModel, VectorModel
 from raysys.retrieval.candidates import Candidates
 from raysys.retrieval.index import ExactIndex
-from raysys.retrieval.vectors import VectorRetriever, encode_catalogue
+from raysys.retrieval.vectors import Found, VectorRetriever, encode_catalogue
 from raysys.run import RunConfig
 from raysys.seeds import derive_seed
 from raysys.storage import Folder
+from raysys.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from raysys.distributed.loop import Rank
 
 BATCH = 512
+HEALTH_USERS = 1000
+"""Users whose interests are examined at a validation at most, the same ones every time: it takes another pass
+through the routing, and means over so many are exact enough for an alarm."""
 
 
 def validate(
     model: Any, run: RunConfig, features: Folder, manifest: Manifest, rank: "Rank"
 ) -> dict[str, float]:
-    """Return hit_rate@k, ndcg@k and the watched metric on the validation part, the same on every rank.
+    """Return hit_rate@k, ndcg@k and the watched metric on the validation part, the same on every rank; of a
+    model with several interests also their health, as by `raysys.evaluation.health.to_curve`, for
+    `HEALTH_USERS` of the users.
 
     Every rank measures every world-th query and the sums are added up, so the result does not depend on the
     number of workers beyond rounding.
@@ -39,20 +47,45 @@ def validate(
     index = local_index(model, manifest.info["items"], run.model.embedding_dim, rank.device)
     retriever = VectorRetriever(model, index, rank.device)
     totals = np.zeros(len(names) + 1)
+    health: InterestHealth | None = None
     shape = sample_shape(run.model_name, run.model, run.session)
-    share = run.training.valid_users / manifest.info["queries"]["valid"]
     for part in sorted(manifest.info["part_events"]):
         queries = read_queries(features, part, "valid", shape)
-        rows = sampled_rows(queries, share, run.training.seed)[rank.rank :: rank.world]
-        for chosen in batches_by_seen(queries, rows, BATCH):
-            candidates = retrieve(retriever, queries, chosen, run, k)
+        for chosen, examined in _batches(queries, run.training, manifest.info["queries"]["valid"], rank):
+            batch, found = find(retriever, queries, chosen, run, k)
+            candidates = found.together()
             truth = ragged_rows(queries.truth_offsets, queries.truth_items, chosen)
             for i, metric in enumerate(names):
                 totals[i] += METRICS[metric](candidates, truth, k).sum()
             totals[-1] += len(chosen)
+            if examined and isinstance(model, InterestModel) and found.active.shape[1] > 1:
+                block = block_health(model, batch, found, candidates, truth, k)
+                health = health.merge(block) if health else block
     sums = rank.sum(totals.tolist())
     keys = [f"valid/{metric}@{k}" if metric != "mrr" else "valid/mrr" for metric in names]
-    return {key: total / max(sums[-1], 1.0) for key, total in zip(keys, sums, strict=False)}
+    metrics = {key: total / max(sums[-1], 1.0) for key, total in zip(keys, sums, strict=False)}
+    return metrics | _health_over_ranks(health, k, rank)
+
+
+def _batches(
+    queries: Queries, training: TrainingConfig, total: int, rank: "Rank"
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield this rank's batches of the sampled users, and whether their interests are examined."""
+    users = min(training.valid_users, total)
+    rows = sampled_rows(queries, users / total, training.seed)
+    few = sampled_rows(queries, min(users, HEALTH_USERS) / total, training.seed)
+    for chosen, examined in ((few, True), (np.setdiff1d(rows, few), False)):
+        for batch in batches_by_seen(queries, chosen[rank.rank :: rank.world], BATCH):
+            yield batch, examined
+
+
+def _health_over_ranks(health: InterestHealth | None, k: int, rank: "Rank") -> dict[str, float]:
+    """Return the health of the users of all ranks; a rank without users does not know how many interests."""
+    known, ranks = rank.sum([float(health.num_interests), 1.0] if health else [0.0, 0.0])
+    if not ranks:
+        return {}
+    own = health or InterestHealth(round(known / ranks), k)
+    return to_curve(InterestHealth.of_sums(own.num_interests, k, rank.sum(own.sums())).result())
 
 
 def local_index(model: VectorModel, num_candidates: int, dim: int, device: str) -> ExactIndex:
@@ -88,11 +121,19 @@ def ragged_rows(offsets: np.ndarray, items: np.ndarray, rows: np.ndarray) -> tup
     return starts.astype(np.int64), items[position].astype(np.int64)
 
 
+def find(
+    retriever: VectorRetriever, queries: Queries, rows: np.ndarray, run: RunConfig, k: int
+) -> tuple[dict[str, torch.Tensor], Found]:
+    """Return the batch of some queries, on the retriever's device, and what was found for it under the run's
+    rule for seen items."""
+    arrays = queries.batch(rows)
+    batch = {name: torch.from_numpy(values).to(retriever.device) for name, values in arrays.items()}
+    seen = ragged_rows(queries.seen_offsets, queries.seen_items, rows) if run.split.filter_seen else None
+    return batch, retriever.find(batch, k, seen)
+
+
 def retrieve(
     retriever: VectorRetriever, queries: Queries, rows: np.ndarray, run: RunConfig, k: int
 ) -> Candidates:
     """Return the candidates of some queries under the run's rule for seen items."""
-    arrays = queries.batch(rows)
-    batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
-    seen = ragged_rows(queries.seen_offsets, queries.seen_items, rows) if run.split.filter_seen else None
-    return retriever.retrieve(batch, k, seen)
+    return find(retriever, queries, rows, run, k)[1].together()

@@ -9,7 +9,7 @@ drawing serves light and dark pages. The result holds no address, no date and no
 import io
 import re
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -29,6 +29,9 @@ CSS_COLOURS = {
     LINE: "var(--line)",
 }
 _MARKERS = ("D", "s", "^", "v", "P", "X")
+_LINE_COLOURS, _DASHES = (ACCENT, INK, MUTED), ("-", (0, (4, 2)), (0, (1, 1.5)))
+_NAME_HEIGHT = 0.17
+"""Height of the name of a line, as a share of a panel's."""
 _WIDTH = 4.7
 _LABEL = 20
 _LEGEND = 46
@@ -48,6 +51,11 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "axes.unicode_minus": True,
 }
+
+
+Line = Sequence[float | None]
+Lines = Line | Mapping[str, Line]
+"""One line of a panel, or several by name; None leaves a gap."""
 
 
 @dataclass(frozen=True)
@@ -117,39 +125,86 @@ def _right(row: DotRow) -> float:
 
 def curve_plot(
     epochs: Sequence[int],
-    panels: Sequence[tuple[str, Sequence[float | None]]],
+    panels: Sequence[tuple[str, Lines]],
     best: int,
     figure_id: str,
     message: str,
+    at_least: Mapping[str, tuple[float, float]] | None = None,
 ) -> str:
     """Return an SVG with one panel per quantity above a shared axis of epochs; the best epoch is marked.
 
     Args:
         epochs: at least one.
-        panels: name and one value per epoch; None leaves a gap.
+        panels: name, and one value per epoch or several such lines, which bear their names at their right
+            ends.
         best: place of the best epoch in `epochs`, -1 for none.
         figure_id, message: as in `dot_plot`.
+        at_least: by name of a panel what its axis covers whatever the values are.
     """
     with drawing():
         figure = canvas(0.5 + 1.5 * len(panels))
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
-        for place, (name, values) in enumerate(panels):
+        for place, (name, lines) in enumerate(panels):
             axes: Axes = grid[place, 0]
-            axes.plot(epochs, [float("nan") if value is None else value for value in values], color=ACCENT,
-                      linewidth=1.8, marker="o", markersize=3.5)  # fmt: skip
             axes.set_title(name, loc="left", fontsize=10.5, color=INK, parse_math=False)
+            for end in (at_least or {}).get(name, ()):
+                axes.update_datalim([(epochs[0], end)])
             axes.grid(axis="y", color=LINE, linewidth=0.8)
-            axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
             axes.tick_params(axis="y", length=0, labelcolor=MUTED)
             for side in ("top", "left", "right"):
                 axes.spines[side].set_visible(False)
+            if isinstance(lines, Mapping):
+                _named_lines(axes, epochs, lines)
+                if best >= 0:
+                    _mark_best(axes, epochs[best], None)
+                continue
+            axes.plot(epochs, _with_gaps(lines), color=ACCENT, linewidth=1.8, marker="o", markersize=3.5)
             if best >= 0:
-                _mark_best(axes, epochs[best], values[best])
+                _mark_best(axes, epochs[best], lines[best])
         last: Axes = grid[-1, 0]
         last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         last.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         last.set_xlabel("epoch")
         return to_svg(figure, figure_id, message)
+
+
+def _with_gaps(values: Line) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+def _named_lines(axes: Axes, epochs: Sequence[int], lines: Mapping[str, Line]) -> None:
+    """Draw lines that differ by colour and dash, each with its name at its last point."""
+    ends: list[tuple[float, int, str, str]] = []
+    for place, (name, values) in enumerate(lines.items()):
+        colour = _LINE_COLOURS[place % len(_LINE_COLOURS)]
+        dash = _DASHES[place // len(_LINE_COLOURS) % len(_DASHES)]
+        axes.plot(epochs, _with_gaps(values), color=colour, linestyle=dash, linewidth=1.8,
+                  marker="o", markersize=2.5)  # fmt: skip
+        known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
+        if known:
+            ends.append((known[-1][1], known[-1][0], name, colour))
+    low, high = axes.get_ylim()
+    heights = _spread([(value - low) / (high - low) for value, *_ in sorted(ends)], _NAME_HEIGHT)
+    for height, (_, _, name, colour) in zip(heights, sorted(ends), strict=True):
+        axes.annotate(_plain(name), (1.0, height), xycoords="axes fraction", xytext=(2, 0),
+                      textcoords="offset points", va="center", color=colour, fontsize=9.5,
+                      parse_math=False)  # fmt: skip
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Return rising heights within 0 to 1 moved apart until neighbours are a gap from each other, and no
+    further; the gap shrinks where there are too many."""
+    gap = min(gap, 1 / max(len(heights), 1))
+    blocks: list[tuple[float, int]] = []  # centre and number of names, each block a gap apart from the next
+    for height in heights:
+        centre, count = min(max(height, gap / 2), 1 - gap / 2), 1
+        while blocks and centre - blocks[-1][0] < gap * (count + blocks[-1][1]) / 2:
+            other, many = blocks.pop()
+            centre, count = (centre * count + other * many) / (count + many), count + many
+            centre = min(max(centre, gap * count / 2), 1 - gap * count / 2)
+        blocks.append((centre, count))
+    return [centre + gap * (place - (count - 1) / 2) for centre, count in blocks for place in range(count)]
 
 
 def _mark_best(axes: Axes, epoch: int, value: float | None) -> None:

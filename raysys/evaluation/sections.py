@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysys.config import parse_toml
-from raysys.evaluation import data_page, findings, plots
-from raysys.evaluation.findings import Cell, Measured, Table, number, part, plural
-from raysys.evaluation.health import collapse_warning
+from raysys.evaluation import data_page, findings, health_page, plots
+from raysys.evaluation.findings import Measured, Table, number, part, plural
 from raysys.evaluation.user_panels import User, show_user
 
 SLICES = {
@@ -121,7 +120,8 @@ def _curve(run: Run) -> Section:
     ]
     epochs = [int(entry["epoch"]) for entry in curve]
     figures = [plots.curve_plot(epochs, panels, best, f"{run.anchor}-epochs", lead)] if panels else []
-    return Section(anchor, title, lead, figures=figures, tables=[findings.curve_table(curve, best)])
+    told = [findings.curve_table(health_page.without(curve), best)]
+    return Section(anchor, title, lead, figures=figures, tables=told)
 
 
 def _watched(run: Run, entry: Mapping[str, Any]) -> str:
@@ -171,21 +171,20 @@ def _users(run: Run) -> Section:
 
 def _interests(run: Run) -> Section:
     anchor, title, health = f"{run.anchor}-interests", "Interest health", run.measured.interests
-    wins: list[float] = health.get("wins") or []
-    means = {
-        "active interests per user": health.get("active_mean"),
-        "cosine between a user's interests (1: the same direction)": health.get("pairwise_cosine_mean"),
-        "entropy of the routing (1: shared evenly)": health.get("routing_entropy_mean"),
-    }
-    if not wins and all(value is None for value in means.values()):
+    if not health_page.is_measured(health):
         return Section(anchor, title, "The model has no interests of which the health could be judged.")
-    warning = collapse_warning(health)
-    lead = "No sign of collapse: the interests of a user differ, and all of them are of use."
-    tables = [findings.pair_table("Means over users", means, ("figure", "mean"))]
-    if wins:
-        rows = [[Cell(f"Interest {place}"), Cell(f"{won:.1%}", bar=won)] for place, won in enumerate(wins, 1)]
-        tables.append(Table("How often each interest has the best score", ["interest", "share"], rows))
-    return Section(anchor, title, f"Warning: {warning}." if warning else lead, tables=tables)
+    curve: list[dict[str, Any]] = (run.state or {}).get("curve") or []
+    best = int((run.state or {}).get("best_epoch", -1))
+    return Section(
+        anchor,
+        title,
+        health_page.lead(health),
+        notes=health_page.sentences(health, curve),
+        advice=health_page.advice(health),
+        figures=health_page.figures(curve, best, anchor),
+        tables=health_page.tables(health),
+        folded=health_page.folded(curve, best),
+    )
 
 
 def _index(run: Run) -> Section:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from raysys.evaluation.findings import LEVEL, REFERENCE, Measured, number, plural, ratio, span, standing
+from raysys.evaluation.health import collapse_signs
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,13 @@ def judge(name: str, measured: Measured) -> Verdict:
     figures = [(key, number(value))]
     if interval:
         figures.append((f"{LEVEL} interval", span(interval)))
+    signs = len(collapse_signs(measured.interests))
+    warnings = [f"Warning: {plural(signs, 'sign')} of collapsed interests, see Interest health."] * bool(
+        signs
+    )
     if not others:
         text = f"{name} has {key} = {number(value)}; there is no baseline to compare it with."
-        return Verdict("none", text, [], figures)
+        return Verdict("none", text, warnings, figures)
     strongest = max(others, key=lambda who: (others[who], who))
     against = REFERENCE if REFERENCE in others else strongest
     base = others[against]
@@ -45,7 +50,7 @@ def judge(name: str, measured: Measured) -> Verdict:
             f"{name} is {side}."
         )
     tone = {"above": "better", "below": "worse"}.get(state, "unsure")
-    return Verdict(tone, headline, [text for text in sentences if text], figures)
+    return Verdict(tone, headline, [text for text in sentences + warnings if text], figures)
 
 
 _VERBS = {

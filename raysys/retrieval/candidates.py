@@ -6,7 +6,7 @@ unsigned 64-bit key per entry, (score, item) or (item, score), so that one plain
 and tie together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -252,6 +252,31 @@ def fold_interests(
     return rank_top_k(
         item_idx, candidates.score.reshape(shape), k or candidates.k, distinct=num_interests == 1
     )
+
+
+def fold_in_order(candidates: Candidates, order: IntArray) -> Iterator[Candidates]:
+    """Yield the answers by the first interest of each query, by its first two, and so on to all K.
+
+    Args:
+        candidates: (Q * K, k) rows as in `fold_interests`; those of inactive interests are missing.
+        order: (Q, K) int64, the interests of each query in the order in which they join.
+    Yields:
+        K times (Q, k) candidates; the last equals `fold_interests`.
+    Raises:
+        RetrievalError: row counts that do not fit.
+    """
+    num_queries, num_interests = order.shape
+    if candidates.num_queries != order.size:
+        raise RetrievalError(
+            f"{candidates.num_queries} rows of candidates and order {order.shape}; "
+            "expected queries x interests of both"
+        )
+    best: Candidates | None = None
+    for place in range(num_interests):
+        rows = np.arange(num_queries) * num_interests + order[:, place]
+        joining = Candidates(candidates.item_idx[rows], candidates.score[rows])
+        best = joining if best is None else merge_top_k([best, joining], candidates.k)
+        yield best
 
 
 def is_member(item_idx: IntArray, sets: Ragged) -> BoolArray:

@@ -5,6 +5,7 @@ Shape suffixes: B batch, K interests, D vector.
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -41,6 +42,64 @@ class Searcher(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a search found for every interest of every user: `together` is the answer, `alone` its parts.
+
+    Attributes:
+        vectors: (B, K, D) float32, as `encode_users` gave them.
+        active: (B, K) bool.
+        k: columns of the answer.
+        seen: what each user has seen and is not given, or None.
+        lists: groups of users, every user in one: their places, how much deeper than k they were searched,
+            and what each of their interests found, (users * K, depth), missing for inactive ones.
+    """
+
+    vectors: FloatArray
+    active: BoolArray
+    k: int
+    seen: Ragged | None
+    lists: list[tuple[IntArray, int, Candidates]]
+
+    def together(self) -> Candidates:
+        """Return (B, k) candidates; an item's score is its maximum over the active interests."""
+        result = missing_candidates(len(self.active), self.k)
+        for users, _, found in self.lists:
+            best = fold_interests(found, self.active.shape[1], self.active[users])
+            if self.seen is not None:
+                best = drop_seen(best, *take_sets(self.seen, users), self.k)
+            best = best.top(self.k)
+            result.item_idx[users], result.score[users] = best.item_idx, best.score
+        return result
+
+    def alone(self, k: int) -> Candidates:
+        """Return what each interest would answer by itself: (B * K, k), the K interests of a user one after
+        the other.
+
+        Folding them gives the first k columns of `together`, and so it does for any of a user's interests.
+
+        Args:
+            k: columns, at most those of the answer.
+        """
+        interests = self.active.shape[1]
+        result = missing_candidates(self.active.size, k)
+        for users, deeper, found in self.lists:
+            left, width, deepest = np.flatnonzero(self.active[users]), k, min(found.k, k + deeper)
+            while len(left):
+                # few lists begin with so many seen items that their first k others lie deep
+                width = min(2 * width, deepest)
+                part = Candidates(found.item_idx[left, :width], found.score[left, :width])
+                owners = users[left // interests]
+                if self.seen is not None:
+                    part = drop_seen(part, *take_sets(self.seen, owners), k)
+                part = part.top(k)
+                full = (part.item_idx[:, -1] >= 0) | (width == deepest)
+                rows = (owners * interests + left % interests)[full]
+                result.item_idx[rows], result.score[rows] = part.item_idx[full], part.score[full]
+                left = left[~full]
+        return result
+
+
 class VectorRetriever:
     """Answers for a vector model with an index of its item vectors."""
 
@@ -62,6 +121,10 @@ class VectorRetriever:
         Raises:
             RetrievalError: vectors or `seen` that do not fit, vectors with NaN, or an index without items.
         """
+        return self.find(batch, k, seen).together()
+
+    def find(self, batch: Batch, k: int, seen: tuple[IntArray, IntArray] | None = None) -> Found:
+        """Return what every interest of each user found; arguments and errors as of `retrieve`."""
         with serving(self.model):
             vectors_BKD, active_BK = self.model.encode_users(
                 {name: tensor.to(self.device) for name, tensor in batch.items()}
@@ -73,20 +136,18 @@ class VectorRetriever:
                 "expected (users, interests, dim) and (users, interests)"
             )
         if seen is None:
-            return self._search(vectors, active, k).top(k)
-        offsets, items = check_ragged(seen, len(active), "seen items")
-        counts = np.diff(offsets)
-        result = missing_candidates(len(active), k)
+            everybody = np.arange(len(active))
+            return Found(vectors, active, k, None, [(everybody, 0, self._search(vectors, active, k))])
+        sets = check_ragged(seen, len(active), "seen items")
+        counts = np.diff(sets.offsets)
         most = int(counts.max(initial=0))
         steps = np.array([0, *(step for step in _DEPTH_STEPS if step < most), most])
         deeper = steps[np.searchsorted(steps, counts)]
-        for extra in np.unique(deeper):
+        lists: list[tuple[IntArray, int, Candidates]] = []
+        for extra in map(int, np.unique(deeper)):
             users = np.flatnonzero(deeper == extra)
-            found = self._search(vectors[users], active[users], k + int(extra))
-            part = take_sets(Ragged(offsets, items), users)
-            kept = drop_seen(found, part.offsets, part.items, k)
-            result.item_idx[users], result.score[users] = kept.item_idx, kept.score
-        return result
+            lists.append((users, extra, self._search(vectors[users], active[users], k + extra)))
+        return Found(vectors, active, k, sets, lists)
 
     def _search(self, vectors: FloatArray, active: BoolArray, depth: int) -> Candidates:
         """Search the active interests only; their answers go back to their places before the fold."""
@@ -96,7 +157,7 @@ class VectorRetriever:
         if len(places):
             answer = self.index.search(vectors.reshape(active.size, -1)[places], depth)
             found.item_idx[places], found.score[places] = answer.item_idx, answer.score
-        return fold_interests(found, active.shape[1], active)
+        return found
 
 
 def encode_catalogue(

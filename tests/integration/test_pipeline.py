@@ -107,6 +107,7 @@ def test_outputs_and_keys_are_those_of_the_contract(finished):
     assert {"active_mean", "pairwise_cosine_mean", "routing_entropy_mean", "wins"} <= results[
         "interests"
     ].keys()
+    assert {"users", "cutoff", "recall_by_interests", "hit_rate_by_interests"} <= results["interests"].keys()
     assert {"kind", "shards", "metric", "recall_vs_exact@10", "queries_per_s"} <= results["index"].keys()
     assert {"user_activity", "item_popularity"} <= results["slices"].keys()
     assert {"samples", "samples_per_s", "epochs", "seed", "workers"} <= results["training"].keys()
@@ -115,6 +116,20 @@ def test_outputs_and_keys_are_those_of_the_contract(finished):
     assert vectors.names == ["item_id", "item_idx", "vector"]
     lists = pq.read_schema(folder / "out" / "evaluation" / "recommendations.parquet")
     assert lists.names == ["user_id", "rank", "item_id", "score"]
+
+
+def test_all_interests_together_find_what_the_model_finds(finished):
+    folder, _ = finished
+    results = Folder(folder / "out" / "evaluation").read_json("metrics.json")
+    interests, metrics = results["interests"], results["metrics"]
+    assert (interests["users"], interests["cutoff"]) == (results["protocol"]["queries"], 5)
+    assert len(interests["recall_by_interests"]) == 3
+    for name in ("recall", "hit_rate"):
+        assert interests[f"{name}_by_interests"][-1] == pytest.approx(metrics[f"{name}@5"], abs=1e-12)
+    # two tastes are planted, so one interest cannot find what several find
+    assert interests["recall_by_interests"][0] < interests["recall_by_interests"][-1]
+    text = (folder / "out" / "report.md").read_text()
+    assert "What each interest adds" in text
 
 
 def test_a_second_call_does_nothing_again(finished, capsys):

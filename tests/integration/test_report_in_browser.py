@@ -140,7 +140,7 @@ def test_a_reader_sees_verdict_sections_figures_and_users(browser: Browser, repo
         "Protocol",
     ):
         assert len(re.findall(rf"<h3>{title}", seen)) == 2, title
-    assert seen.count("<svg viewBox=") == 5 + 8
+    assert seen.count("<svg viewBox=") == 7 + 8
     assert "Half of the events tie." in seen
     assert seen.count('<details class="user"') == 16
     assert seen.count('class="heat-cell"') > 100

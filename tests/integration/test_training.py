@@ -1,6 +1,7 @@
 """Training is a function of the run: of no number of workers, no interruption and no source of batches."""
 
 import dataclasses
+import logging
 import os
 import signal
 import threading
@@ -9,11 +10,14 @@ import time
 import pytest
 import torch
 
-from raysys.distributed.checkpoints import ResumeFolder, from_bytes, load_trained
+from raysys.distributed.checkpoints import ResumeFolder, catalog_of, from_bytes, load_trained
 from raysys.distributed.datasets import prepare
+from raysys.distributed.loop import ALARM
 from raysys.distributed.trainer import Job, Rank, train, train_loop
+from raysys.distributed.validation import validate
 from raysys.errors import ManifestError, TrainingError
 from raysys.manifest import Manifest, find_manifest, read_manifest
+from raysys.models import build_model
 from raysys.run import load_run
 from raysys.storage import Folder
 from tests.reference.logs import planted_log, run_file
@@ -79,6 +83,10 @@ def test_workers_on_ray_give_the_weights_of_one_process(prepared, in_process, tm
         assert ours["samples"] == theirs["samples"]
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
         assert ours["valid/ndcg@10"] == pytest.approx(theirs["valid/ndcg@10"], abs=1e-3)
+        health = {name: value for name, value in theirs.items() if name.startswith("health/")}
+        assert len(health) == 3 + 3 + 3
+        for name, value in health.items():
+            assert ours[name] == pytest.approx(value, abs=0.01), name  # one of 120 users' answers may change
 
 
 def test_batches_cut_by_ray_data_are_those_of_the_files(prepared, in_process, tmp_path):
@@ -183,6 +191,109 @@ def test_a_second_call_trains_nothing_and_another_config_trains_anew(prepared, t
     assert read_manifest(job.out / "checkpoint", "checkpoint", "train").digest != first
 
 
+class Together(Rank):
+    """A rank among threads of this process: every sum waits for all of them, as over a group of workers."""
+
+    barrier: threading.Barrier
+    shared: list[list[float]]
+
+    def sum(self, values: list[float]) -> list[float]:
+        self.shared[self.rank] = values
+        self.barrier.wait(timeout=60)
+        total = [sum(column) for column in zip(*self.shared, strict=True)]
+        self.barrier.wait(timeout=60)
+        return total
+
+
+def validated(job, model, world):
+    """Return what every rank of a group gets from a validation."""
+    found = [{} for _ in range(world)]
+    shared, barrier = [[] for _ in range(world)], threading.Barrier(world)
+
+    def run(number):
+        rank = Together(number, world, "cpu", print, lambda: False, lambda metrics, path: None)
+        object.__setattr__(rank, "shared", shared)
+        object.__setattr__(rank, "barrier", barrier)
+        found[number] = validate(model, job.run, job.features, job.manifest, rank)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("users", [2, 50, 120])
+def test_health_depends_on_no_number_of_workers_even_where_some_have_no_user(prepared, tmp_path, users):
+    job = job_of(prepared, tmp_path, f"training.valid_users={users}")
+    catalog = catalog_of(job.features, job.manifest)
+    model = build_model("mind", job.run.model, catalog, "sampled_softmax", 3).eval()
+    (alone,) = validated(job, model, 1)
+    assert {name for name in alone if name.startswith("health/recall")} == {
+        f"health/recall_with_{count}" for count in (1, 2, 3)
+    }
+    for together in validated(job, model, 4):
+        assert together == pytest.approx(alone, abs=1e-6)
+
+
+def test_health_of_a_few_users_is_that_of_the_model(prepared, tmp_path, monkeypatch):
+    job = job_of(prepared, tmp_path)
+    model = build_model("mind", job.run.model, catalog_of(job.features, job.manifest), "bpr", 3).eval()
+    (whole,) = validated(job, model, 1)
+    assert whole["health/recall_with_3"] == pytest.approx(whole["valid/hit_rate@10"])  # one target a user
+    monkeypatch.setattr("raysys.distributed.validation.HEALTH_USERS", 40)
+    (few,) = validated(job, model, 1)
+    assert few["valid/ndcg@10"] == pytest.approx(whole["valid/ndcg@10"], abs=1e-9)
+    assert few["health/pairwise_cosine"] != whole["health/pairwise_cosine"]
+    assert few["health/pairwise_cosine"] == pytest.approx(whole["health/pairwise_cosine"], abs=0.1)
+    one = dataclasses.replace(job.run, model=dataclasses.replace(job.run.model, num_interests=1))
+    model = build_model("mind", one.model, catalog_of(job.features, job.manifest), "bpr", 3).eval()
+    (single,) = validated(dataclasses.replace(job, run=one), model, 1)
+    assert not [name for name in single if name.startswith("health/")]  # nothing to tell apart
+
+
+def lines_of(prepared, tmp_path, *overrides):
+    """Return the progress lines of a run in this process."""
+    job, lines = job_of(prepared, tmp_path, *overrides), []
+    ResumeFolder(job.out).open({"training": job.run.training_digest, "features": job.manifest.digest})
+    train_loop(job, Rank(0, 1, "cpu", lines.append, lambda: False, lambda metrics, path: None))
+    return lines, ResumeFolder(job.out).load().curve
+
+
+def test_collapsed_interests_ring_the_alarm_once(prepared, tmp_path):
+    """All logits of the routing start equal and training is too slow to part them."""
+    equal = ("model.routing_sigma=1e-12", "training.learning_rate=1e-9", "training.patience=0")
+    lines, curve = lines_of(prepared, tmp_path, *equal)
+    assert len(curve) == 3
+    assert all(entry["health/pairwise_cosine"] > 0.999 for entry in curve)
+    assert all(entry["health/wins_1"] == 1.0 for entry in curve)
+    heard = [line for line in lines if ALARM in line]
+    assert [line["epoch"] for line in heard] == [1]
+    assert "point the same way" in heard[0][ALARM]
+    assert "model.routing_regularisation" in heard[0][ALARM]
+    assert "interest 1 finds the first item of 100%" in heard[0][ALARM]
+
+
+def test_the_alarm_is_a_warning_and_healthy_interests_are_not_alarmed_about(
+    prepared, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("raysys"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="raysys"):
+        train(job_of(prepared, tmp_path / "one", "training.epochs=1", "model.routing_sigma=1e-12",
+                     "training.learning_rate=1e-9").run, Folder(tmp_path / "one"))  # fmt: skip
+        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(ALARM)
+    lines, curve = lines_of(prepared, tmp_path / "two", "training.epochs=2")
+    assert not [line for line in lines if ALARM in line or "no longer" in str(line.get("interests"))]
+    assert curve[-1]["health/pairwise_cosine"] < 0.95
+    shown = [line for line in lines if "best" in line][-1]
+    assert shown["interests"] == 3
+    assert shown["cosine"] == round(curve[-1]["health/pairwise_cosine"], 2)
+    assert not [name for name in shown if name.startswith("health/")]
+
+
 def test_early_stopping_keeps_the_best_epoch(prepared, tmp_path):
     _, state = trained(
         prepared, tmp_path, "training.epochs=30", "training.patience=2", "training.learning_rate=0.05"
@@ -235,5 +346,6 @@ def test_tensorboard_has_the_curve(prepared, tmp_path):
     _, state = trained(prepared, tmp_path, "training.epochs=2")
     events = EventAccumulator(str(tmp_path / "logs"))
     events.Reload()
-    shown = [point.value for point in events.Scalars("valid/ndcg@10")]
-    assert shown == pytest.approx([entry["valid/ndcg@10"] for entry in state["curve"]], abs=1e-6)
+    for name in ("valid/ndcg@10", "health/pairwise_cosine", "health/wins_3", "health/recall_with_1"):
+        shown = [point.value for point in events.Scalars(name)]
+        assert shown == pytest.approx([entry[name] for entry in state["curve"]], abs=1e-6)

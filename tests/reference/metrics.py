@@ -95,3 +95,23 @@ def mean_entropy(
                 kept = [w for w, mark in zip(weights, marks, strict=True) if mark and w > 0]
                 entropies.append(-sum(w * math.log(w) for w in kept) / math.log(count))
     return sum(entropies) / len(entropies)
+
+
+def by_interests(
+    alone: Sequence[Row], orders: Sequence[Sequence[int]], truths: Sequence[Sequence[int]], k: int
+) -> tuple[list[float], list[float]]:
+    """Mean hit rate and recall at k of users with a truth, when their first 1, 2, ... interests answer.
+
+    `alone` holds the (item, score) entries of each interest, the interests of a user one after the other.
+    """
+    count = len(orders[0])
+    hits: list[list[float]] = [[] for _ in range(count)]
+    recalls: list[list[float]] = [[] for _ in range(count)]
+    for user, (order, truth) in enumerate(zip(orders, truths, strict=True)):
+        for first in range(1, count + 1):
+            entries = [pair for place in order[:first] for pair in alone[user * count + place][:k]]
+            ranked = [item for item, _ in best_of(entries, k)]
+            if truth:
+                hits[first - 1].append(hit_rate(ranked, set(truth), k))
+                recalls[first - 1].append(recall(ranked, set(truth), k))
+    return [sum(values) / len(values) for values in hits], [sum(values) / len(values) for values in recalls]

@@ -107,6 +107,10 @@ def finished_run(
             "pairwise_cosine_mean": 0.231,
             "routing_entropy_mean": 0.61,
             "wins": [0.38, 0.27, 0.21, 0.14],
+            "users": 2214,
+            "cutoff": 10,
+            "recall_by_interests": [0.0305, 0.0377, 0.0402, 0.0421],
+            "hit_rate_by_interests": [0.1312, 0.1633, 0.1621, 0.1834],
         },
         "index": {
             "kind": "flat",
@@ -146,6 +150,11 @@ def finished_run(
             "train/loss": 7.9 * 0.93**e + 1.2,
             "valid/ndcg@10": 0.072 - 0.0009 * (e - 9) ** 2 * (0.4 if e > 9 else 0.7),
             "valid/hit_rate@10": 0.19 - 0.002 * (e - 9) ** 2 / 3,
+            "health/active": 3.4,
+            "health/pairwise_cosine": 0.25 + 0.74 * 0.6**e + (0.3 if e == 1 else 0),
+            "health/routing_entropy": 0.6 + 0.3 * 0.8**e,
+            **{f"health/wins_{i}": share for i, share in enumerate(_shares(e), 1)},
+            **{f"health/recall_with_{i}": 0.03 * (1 - 0.8**e) * i**0.2 for i in range(1, 5)},
         }
         for e in range(1, 13)
     ]
@@ -206,6 +215,12 @@ def with_profile(run: Path, *mistakes: dict[str, str], by_column: bool = False) 
     table = {"likely_mistakes": list(mistakes), "counts": counted, **profile}
     _write(run / "features/profile.json", table)
     return run
+
+
+def _shares(epoch: int) -> list[float]:
+    """Return who wins: one interest at first, all of them later."""
+    late = 1 - 0.7**epoch
+    return [1 - 0.62 * late, 0.27 * late, 0.21 * late, 0.14 * late]
 
 
 def _user(draw: random.Random, place: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Figures: drawn by matplotlib, checked as XML; the oracle of a place is the axis that the figure carries."""
 
+import itertools
 import math
 import re
 import subprocess
@@ -129,6 +130,32 @@ def test_the_curve_marks_the_best_epoch_and_leaves_gaps():
 def test_the_curve_of_one_epoch_and_of_a_missing_best_value():
     assert "1" in texts(curve_plot([1], [("train/loss", [3.0])], 0, "f", "m"))
     assert curve_plot([1, 2], [("valid/mrr", [0.1, None])], 1, "f", "m")
+
+
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_lines_of_a_panel_bear_their_names_apart_from_each_other(count: int):
+    lines = {f"line {place}": [0.5, None, 0.3 + 0.001 * place] for place in range(count)}
+    lines["never"] = [None, None, None]
+    svg = curve_plot([1, 2, 3], [("share", lines), ("train/loss", [2.0, 1.5, 1.0])], 1, "f", "m")
+    names = [node for node in ET.fromstring(svg).iter("text") if (node.text or "").startswith("line")]
+    heights = {node.text: float(re.findall(r"[\d.]+", node.get("transform", ""))[-1]) for node in names}
+    assert len(heights) == count
+    assert "never" not in texts(svg)
+    # the larger the last value, the higher the name: y falls
+    ordered = [heights[f"line {place}"] for place in range(count)]
+    assert ordered == sorted(ordered, reverse=True)
+    assert min(a - b for a, b in itertools.pairwise(ordered)) > 7
+    assert "nan" not in svg
+
+
+def test_an_axis_covers_what_it_is_told_to():
+    def ticks(**more: tuple[float, float]) -> list[float]:
+        svg = curve_plot([1, 2], [("share", [0.41, 0.42])], -1, "f", "m", more)
+        return [float(text) for text in texts(svg) if re.fullmatch(r"\d\.\d+", text)]
+
+    assert max(ticks()) < 0.5
+    assert (min(ticks(share=(0.0, 1.0))), max(ticks(share=(0.0, 1.0)))) == (0.0, 1.0)
+    assert max(ticks(other=(0.0, 1.0))) < 0.5
 
 
 def test_global_settings_are_left_alone():

@@ -494,8 +494,71 @@ def test_collapsed_interests_are_warned_about(tmp_path):
         "routing_entropy_mean": 0.5,
         "wins": [0.97, 0.01, 0.01, 0.01],
     }
+    html, markdown = build(tmp_path, finished_run(tmp_path / "mind", interests=health))
+    for found in (Page(html).text, markdown):
+        assert "Warning: 2 signs of collapsed interests, see Interest health." in found
+        assert "Warning: the interests show 2 signs of collapse." in found
+        assert "Interests of a user point the same way (mean cosine 0.990)." in found
+        assert "Interest 1 finds the first item of 97% of the users" in found
+        assert "a finite model.label_power" in found
+
+
+def test_what_each_interest_adds_is_told(tmp_path):
+    html, markdown = build(tmp_path, finished_run(tmp_path / "mind"))
+    for found in (Page(html).text, markdown):
+        assert (
+            "recall@10 is 0.0305 with each user's largest interest alone, 0.0377 with 2, 0.0402 with 3, "
+            "0.0421 with 4. The interests after the first add 0.0116, 28% of the whole."
+        ) in found
+        assert "What each interest adds, those with most behaviours first, 2,214 users" in found
+    assert "| interests that answer | recall@10 | gained | hit_rate@10 |" in markdown
+    assert "| 1 largest | 0.0305 | – | 0.1312 |" in markdown
+    assert "| 3 largest | 0.0402 | +0.0025 | 0.1621 |" in markdown
+    assert "| all 4 | 0.0421 | +0.0019 | 0.1834 |" in markdown
+
+
+def test_one_target_and_no_gain_are_told(tmp_path):
+    values = [0.05, 0.06, 0.05]
+    health = {"active_mean": 3.0, "pairwise_cosine_mean": 0.4, "routing_entropy_mean": 0.5}
+    health |= {"wins": [0.4, 0.4, 0.2], "users": 9, "cutoff": 5}
+    health |= {"recall_by_interests": values, "hit_rate_by_interests": values}
+    _, markdown = build(tmp_path, finished_run(tmp_path / "mind", interests=health))
+    assert "The interests after the first add nothing; try model.num_interests = 1" in markdown
+    assert "| interests that answer | recall@5 | gained |\n" in markdown
+    assert "| all 3 | 0.0500 | −0.0100 |" in markdown
+
+
+def test_a_run_measured_before_the_gains_were_is_shown(tmp_path):
+    health = {
+        "active_mean": 3.4,
+        "pairwise_cosine_mean": 0.2,
+        "routing_entropy_mean": 0.6,
+        "wins": [0.7, 0.3],
+    }
+    run = finished_run(tmp_path / "mind", interests=health)
+    curve = [{"epoch": 1, "train/loss": 7.0, "valid/ndcg@10": 0.1}]
+    edit(run, "checkpoint/state.json", curve=curve, best_epoch=0)
+    text = Page(build(tmp_path, run)[0]).text
+    assert "No sign of collapse" in text
+    for missing in ("What each interest adds", "Interest health of every epoch", "alarm"):
+        assert missing not in text
+
+
+def test_the_health_of_every_epoch_is_drawn_apart_from_the_metrics(tmp_path):
+    html, markdown = build(tmp_path, finished_run(tmp_path / "mind"))
+    assert "health/" not in html
+    assert "Interest health at every validation. At the end: cosine" in html
+    assert "| epoch | active | pairwise_cosine | routing_entropy | wins_1 |" in markdown
+    assert (
+        "The alarm was heard while training: after epoch 1 it said: interests of a user point the same way "
+        "(mean cosine 0.994), then after epoch 2 it was over."
+    ) in markdown
+
+
+def test_one_interest_cannot_collapse(tmp_path):
+    health = {"active_mean": 1.0, "pairwise_cosine_mean": None, "routing_entropy_mean": None, "wins": [1.0]}
     text = Page(build(tmp_path, finished_run(tmp_path / "mind", interests=health))[0]).text
-    assert "Warning: interests of a user point the same way" in text
+    assert "one interest for each user, which cannot collapse" in text
 
 
 @pytest.mark.parametrize(
@@ -682,7 +745,7 @@ def test_the_reports_of_several_runs_hold_comparison_and_each_run(tmp_path):
         assert "Runs side by side" in found
         assert "sdm is best on hit_rate@10 with 0.2384, then mind with 0.1834." in found
     assert "## sdm: Learning curve" in markdown
-    assert html.count("<svg") == 5
+    assert html.count("<svg") == 7
 
 
 def test_names_of_runs_are_the_shortest_that_differ():

@@ -10,6 +10,7 @@ from raysys.retrieval.candidates import (
     Ragged,
     check_ragged,
     drop_seen,
+    fold_in_order,
     fold_interests,
     is_member,
     merge_top_k,
@@ -54,6 +55,23 @@ def test_merge_equals_loops(seed: int, k: int):
     for query in range(7):
         together = [pair for part in parts for pair in entries(part, query)]
         assert entries(merged, query) == best_of(together, k)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_interests_folded_in_order_equal_loops(k: int):
+    random = np.random.default_rng(k)
+    alone = merge_top_k(random_part(k, 7 * 3, 9), k)
+    order = np.array([random.permutation(3) for _ in range(7)])
+    answers = list(fold_in_order(alone, order))
+    assert len(answers) == 3
+    for count, answer in enumerate(answers, 1):
+        for query in range(7):
+            together = [pair for place in order[query, :count] for pair in entries(alone, 3 * query + place)]
+            assert entries(answer, query) == best_of(together, k)
+    whole = fold_interests(alone, 3, np.ones((7, 3), np.bool_))
+    assert answers[-1].item_idx.tolist() == whole.item_idx.tolist()
+    with pytest.raises(RetrievalError, match="20 rows"):
+        list(fold_in_order(Candidates(alone.item_idx[:20], alone.score[:20]), order))
 
 
 def test_merge_of_many_rows_equals_merge_of_each():

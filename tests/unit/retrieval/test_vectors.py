@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from raysys.errors import RetrievalError
-from raysys.retrieval.candidates import Candidates, Ragged
+from raysys.retrieval.candidates import Candidates, Ragged, fold_interests
 from raysys.retrieval.index import IndexConfig, build_index
 from raysys.retrieval.vectors import VectorRetriever, encode_catalogue, serving
 
@@ -70,6 +70,25 @@ def test_seen_items_are_left_out_without_losing_depth(k: int, monkeypatch):
     seen = [random.choice(np.arange(2, NUM_ITEMS), n % 21, replace=False).tolist() for n in range(25)]
     found = make_retriever().retrieve(batch, k, Ragged.of_rows(seen))
     assert found.item_idx.tolist() == slow_answer(batch, seen, k)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+@pytest.mark.parametrize("k", [2, 5])
+def test_interests_alone_equal_loops_and_fold_to_the_answer(k: int, filtered: bool, monkeypatch):
+    monkeypatch.setattr("raysys.retrieval.vectors._DEPTH_STEPS", (3, 9, 40))
+    batch, random = make_batch(7, 25, 3), np.random.default_rng(0)
+    seen = [random.choice(np.arange(2, NUM_ITEMS), n % 21, replace=False).tolist() for n in range(25)]
+    seen[4] = slow_answer(batch, [[]] * 25, 50)[4]  # only items at the bottom are left
+    seen = seen if filtered else [[]] * 25
+    found = make_retriever().find(batch, 5, Ragged.of_rows(seen) if filtered else None)
+    alone = found.alone(k)
+    places = np.arange(3)
+    for place in places:
+        only = {**batch, "active": batch["active"] & torch.from_numpy(places == place)}
+        assert alone.item_idx[place::3].tolist() == slow_answer(only, seen, k)
+    folded = fold_interests(alone, 3, batch["active"].numpy())
+    assert folded.item_idx.tolist() == found.together().item_idx[:, :k].tolist()
+    assert folded.score.tolist() == found.together().score[:, :k].tolist()
 
 
 def test_only_active_interests_are_searched():

@@ -1,0 +1,46 @@
+"""Interest health of a block of users, from the search that answered them: no item is searched twice.
+
+Validation while training and the evaluation call the same function, so their figures compare.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysys.evaluation.health import InterestHealth, interest_order, winning_interest
+from raysys.evaluation.metrics import Truth
+from raysys.models.contract import Batch
+from raysys.retrieval.candidates import Candidates
+from raysys.retrieval.vectors import Found, serving
+
+
+def block_health(
+    model: Any, batch: Batch, found: Found, answer: Candidates, truth: Truth, cutoff: int
+) -> InterestHealth:
+    """Return the interest health of some users; an interest wins where it scores the first candidate best.
+
+    Args:
+        model: an `InterestModel` with item vectors, in any mode.
+        batch: the users, as the model reads them, on the model's device.
+        found: what `VectorRetriever.find` found for them.
+        answer: what they were answered with, `found.together()`.
+        truth: what was held out of each.
+        cutoff: how many items are looked at when only the first interests answer; at most those of `answer`.
+    """
+    first = answer.item_idx[:, 0]
+    with serving(model):
+        couplings_BTK = _array(model.couplings(batch))
+        asked = torch.from_numpy(np.maximum(first, 0)).to(batch["history"].device)
+        items_BD = _array(model.encode_items(asked))
+    history_BT = batch["history"].cpu().numpy()[:, -couplings_BTK.shape[1] :] > 0
+    winners = np.where(first >= 0, winning_interest(found.vectors, found.active, items_BD), -1)
+    health = InterestHealth(found.active.shape[1], cutoff)
+    health.add(found.vectors, found.active, couplings_BTK, history_BT, winners)
+    health.add_answers(found.alone(cutoff), interest_order(couplings_BTK, history_BT, found.active), truth)
+    return health
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()
