@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one[0], args.set, args.one[1], args.one[2])))
+        print("\n" + json.dumps(measure(args.one[0], args.set, args.one[1], args.one[2])))
         return
     spec = tomllib.loads(args.spec.read_text())
     results = ROOT / "benchmarks" / "results" / f"ablation-{args.spec.stem}.jsonl"
@@ -127,7 +127,7 @@ def _run_missing(
     waiting = [
         (seed, name) for seed in spec["seeds"] for name in spec["settings"] if (name, seed) not in done
     ]
-    running: list[tuple[str, int, subprocess.Popen[str]]] = []
+    running: list[tuple[str, int, subprocess.Popen[bytes]]] = []
     while waiting or running:
         while waiting and len(running) < args.lanes:
             seed, name = waiting.pop(0)
@@ -147,19 +147,18 @@ def _run_missing(
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=(out / "log").open("w"),
-                text=True,
+                stdout=(out / "log").open("w"),
+                stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
             running.append((name, seed, process))
         time.sleep(1)
         for name, seed, process in [entry for entry in running if entry[2].poll() is not None]:
             running.remove((name, seed, process))
-            assert process.stdout is not None
+            log = (scratch / f"{name}-{seed}" / "log").read_text()
             if process.returncode:
-                sys.exit(f"{name}, seed {seed}: " + (scratch / f"{name}-{seed}" / "log").read_text()[-3000:])
-            row = {"setting": name, "seed": seed, **json.loads(process.stdout.read().splitlines()[-1])}
+                sys.exit(f"{name}, seed {seed}: {log[-3000:]}")
+            row = {"setting": name, "seed": seed, **json.loads(log.splitlines()[-1])}
             rows.append(row)
             with results.open("a") as file:
                 file.write(json.dumps(row) + "\n")
