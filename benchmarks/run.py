@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import prepare, search, train
+from benchmarks import peers, prepare, search, train
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,15 @@ BENCHMARKS = (
     Benchmark("train_mind_steady_vs_plain", 0.95, True, 3, train.steady_vs_plain),
     Benchmark("train_mind_epoch_vs_plain", 0.9, True, 3, train.epoch_vs_plain),
     Benchmark("train_mind_two_workers_vs_one", 1.6, True, 3, train.two_workers_vs_one),
+    Benchmark("train_mind_vs_torch_rechub", 5.0, True, 3, lambda: peers.against("torch_rechub")),
+    Benchmark("train_mind_vs_deepmatch", 2.8, True, 3, lambda: peers.against("deepmatch")),
     Benchmark("search_exact_vs_faiss_flat", 2.5, True, 3, search.exact_vs_faiss_flat),
     Benchmark("search_sharded_vs_single", 0.9, True, 3, search.sharded_vs_single),
 )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure what is named, or all, and return 0."""
+    """Measure what is named, or all, and return 0, or 1 where the peers to compare with are missing."""
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__)
     parser.add_argument("names", nargs="*", help="benchmarks to run (default: all)")
     names = parser.parse_args(argv).names
@@ -60,10 +62,16 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     results: list[dict[str, object]] = []
+    missing: list[str] = []
     print(f"{'benchmark':34} {'median':>8} {'goal':>8}  rounds")
     for name in names or known:
         benchmark = known[name]
-        figures = [round(benchmark.measure(), 4) for _ in range(benchmark.rounds)]
+        try:
+            figures = [round(benchmark.measure(), 4) for _ in range(benchmark.rounds)]
+        except peers.NoPeersError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            missing.append(name)
+            continue
         median = statistics.median(figures)
         sign = ">=" if benchmark.higher_is_better else "<="
         print(f"{name:34} {median:8.3f} {sign}{benchmark.goal:6.2f}  {figures}", flush=True)
@@ -84,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     kept = json.loads(target.read_text()) if names and target.exists() else []
     done = {result["name"] for result in results}
     target.write_text(json.dumps([*(r for r in kept if r["name"] not in done), *results], indent=1) + "\n")
-    return 0
+    return int(bool(missing))
 
 
 if __name__ == "__main__":

@@ -99,25 +99,32 @@ def two_workers_vs_one() -> float:
     return two / one
 
 
-def main(out: str) -> None:
-    """Run the plain loop over one epoch and print its samples per second."""
-    import torch
-
-    from raysys.data.epochs import epoch_batches
+def setup(out: str) -> tuple[Any, Any, Any]:
+    """Return the job of a run whose features are prepared, its catalog and a fresh model."""
     from raysys.distributed.loop import Job, catalog_of
     from raysys.manifest import read_manifest
     from raysys.models import build_model
-    from raysys.nn.negatives import NegativeSampler
     from raysys.run import load_run
     from raysys.storage import Folder
 
-    torch.set_num_threads(1)
     folder = Folder(out)
     run = load_run(str(run_file(DATA / "train-log", workers=1)))
     manifest = read_manifest(folder / "features", "features", "prepare")
     job = Job(run, folder / "features", manifest, folder)
     catalog = catalog_of(job.features, manifest)
-    model = build_model("mind", run.model, catalog, run.training.loss, 0)
+    return job, catalog, build_model("mind", run.model, catalog, run.training.loss, 0)
+
+
+def main(out: str) -> None:
+    """Run the plain loop over one epoch and print its samples per second."""
+    import torch
+
+    from raysys.data.epochs import epoch_batches
+    from raysys.nn.negatives import NegativeSampler
+
+    torch.set_num_threads(1)
+    job, catalog, model = setup(out)
+    run = job.run
     optimizer = torch.optim.AdamW(model.parameters(), lr=run.training.learning_rate)
     sampler = NegativeSampler("popularity", catalog.item_counts, run.model.num_negatives)
     batches: list[dict[str, Any]] = []
