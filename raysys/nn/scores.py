@@ -47,7 +47,8 @@ class _LargestScore(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, user_BKD: Tensor, item_ND: Tensor) -> Tensor:  # type: ignore[override]  # torch's is *args
         best_BN = user_BKD[:, 0] @ item_ND.T
-        winner_BN = torch.zeros(best_BN.shape, dtype=torch.uint8, device=best_BN.device)
+        numbers = torch.uint8 if user_BKD.shape[1] <= 256 else torch.int32
+        winner_BN = torch.zeros(best_BN.shape, dtype=numbers, device=best_BN.device)
         for k in range(1, user_BKD.shape[1]):
             scores_BN = user_BKD[:, k] @ item_ND.T
             winner_BN.masked_fill_(scores_BN > best_BN, k)
@@ -59,6 +60,7 @@ class _LargestScore(torch.autograd.Function):
     def backward(ctx: Any, grad_BN: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as above
         user_BKD, item_ND, winner_BN = ctx.saved_tensors
         user_grad_BKD, item_grad_ND = torch.empty_like(user_BKD), torch.zeros_like(item_ND)
+        grad_BN = grad_BN.to(user_BKD.dtype)  # autocast makes the scores narrower than the vectors
         for k in range(user_BKD.shape[1]):
             won_BN = grad_BN.masked_fill(winner_BN != k, 0.0)
             user_grad_BKD[:, k] = won_BN @ item_ND

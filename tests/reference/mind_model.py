@@ -129,7 +129,7 @@ class Reference:
         vectors = unit(np.array(vectors)) if config.normalize else np.array(vectors)
         gates = [1.0] * k
         if config.learnt_quota:
-            learnt = array(self.model.gates.weight_D), float(self.model.gates.bias)
+            learnt = array(self.model.gates.weight_D), self.model.gates.bias.item()
             gates = [1.0, *(reference.gate(u, *learnt) for u in capsules[1:])]
         active = [gate >= 0.5 for gate in gates] + [False] * (config.num_interests - k)
         served, couplings = np.zeros((len(active), vectors.shape[1])), np.zeros((len(places), len(active)))
