@@ -60,7 +60,8 @@ class _LargestScore(torch.autograd.Function):
     def backward(ctx: Any, grad_BN: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as above
         user_BKD, item_ND, winner_BN = ctx.saved_tensors
         user_grad_BKD, item_grad_ND = torch.empty_like(user_BKD), torch.zeros_like(item_ND)
-        grad_BN = grad_BN.to(user_BKD.dtype)  # autocast makes the scores narrower than the vectors
+        # under autocast scores, users and items may differ in precision
+        grad_BN, user_BKD = grad_BN.to(item_ND.dtype), user_BKD.to(item_ND.dtype)
         for k in range(user_BKD.shape[1]):
             won_BN = grad_BN.masked_fill(winner_BN != k, 0.0)
             user_grad_BKD[:, k] = won_BN @ item_ND

@@ -100,16 +100,18 @@ def test_bfloat16_is_finite_and_near_float32(scale):
     assert torch.isfinite(rough_items.grad).all()
 
 
-def test_autocast_trains_float32_vectors():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_trains_float32_items_with_users_of_any_precision(dtype):
     # 8 bits of mantissa in scores and, in plain autograd, in the sums of the gradient
     user, items = world(dtype=torch.float32)
+    user = user.detach().to(dtype).requires_grad_()
     gradients = []
     for function in (scores_of_items, naive):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = function(user, items).float().square().sum()
         gradients.append(torch.autograd.grad(loss, (user, items)))
     for got, expected in zip(*gradients, strict=True):
-        assert got.dtype == torch.float32
+        assert got.dtype == expected.dtype
         torch.testing.assert_close(got, expected, rtol=0.02, atol=0.2)
 
 
