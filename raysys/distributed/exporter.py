@@ -89,7 +89,7 @@ def export_program(run: RunConfig, out: Folder) -> Folder:
     )
     length = trained.shape.history_length
     features = select_features(known, trained.shape.profile_features, "model.profile_features")
-    batch = example_users(features, length)
+    batch = example_users(features, length, trained.shape.times)
     program = export_user_encoder(trained.model, batch, length)
     with replacing(target) as staged:
         staged.write_bytes("user_encoder.pt2", program_bytes(program))

@@ -195,7 +195,7 @@ class Mind(nn.Module):
         weight_BKT = None
         if self.recency is not None:
             length = history_BT.shape[1]
-            at_BT = batch["history_at"][:, -length:] if self.recency.kind == "gap" else None
+            at_BT = self._recent(batch["history_at"]) if self.recency.kind == "gap" else None
             weight_BKT = self.recency(length, at_BT)
         return self.routing.route(
             mapped_BTD, history_BT != PADDING_IDX, weight_BKT=weight_BKT, length_B=length_B
@@ -216,8 +216,10 @@ class Mind(nn.Module):
             variance = _variance(weights_BTK, history_BT != PADDING_IDX)
             penalties["routing_regularisation"] = variance
         shared = [self.profile(batch)]
-        for i in range(1, self.config.latest_items + 1):
-            latest_B = history_BT[:, -i] if i <= history_BT.shape[1] else torch.zeros_like(history_BT[:, 0])
+        latest = self.config.latest_items
+        padded_BT = functional.pad(history_BT, (latest, 0), value=PADDING_IDX)  # for the shortest histories
+        for i in range(1, latest + 1):
+            latest_B = padded_BT[:, -i]
             latest_BD = self.items(latest_B) if table_VD is None else _rows(table_VD, latest_B)
             shared.append(latest_BD)
         vectors_BKD = self.layers(interests_BKD, torch.cat(shared, dim=1))

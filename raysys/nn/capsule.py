@@ -175,15 +175,18 @@ def farthest_point_logits(mapped_BTD: Tensor, mask_BT: Tensor, num_interests: in
     """Return the cosine of every behaviour with the K seeds of its user, (B, K, T), in [-1, 1].
 
     The seeds are behaviours: the first is the latest one, and each further one is that whose largest cosine
-    with the seeds before it is the least, the oldest of equals. This is the start in the manner of k-means++
-    that Li et al. 2019 (arXiv:1904.08030) leave to future work, without its randomness: a function of the
-    history alone.
+    with the seeds before it is the least, the oldest of equals. A cosine within rounding of 1 is 1: once
+    every distinct item is a seed, all behaviours are equal. This is the start in the manner of k-means++ that
+    Li et al. 2019 (arXiv:1904.08030) leave to future work, without its randomness: a function of the history
+    alone.
 
     Args:
         mapped_BTD: behaviour vectors, the latest at column T - 1.
         mask_BT: True at real positions, bool; without any the result is zero.
         num_interests: K.
     """
+    if mapped_BTD.shape[1] == 0:
+        return mapped_BTD.new_zeros(mapped_BTD.shape[0], num_interests, 0)
     unit_BTD = functional.normalize(mapped_BTD, dim=2)
     places_T = torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
     seed_B = (places_T * mask_BT).argmax(1)
@@ -192,6 +195,7 @@ def farthest_point_logits(mapped_BTD: Tensor, mask_BT: Tensor, num_interests: in
         chosen_B1D = seed_B[:, None, None].expand(-1, 1, unit_BTD.shape[2])
         cosine_BT = (unit_BTD.gather(1, chosen_B1D) @ unit_BTD.transpose(1, 2)).squeeze(1)
         logits.append(cosine_BT.masked_fill(~mask_BT, 0.0))
-        nearest_BT = torch.maximum(nearest_BT, cosine_BT)
+        same_BT = cosine_BT > 1.0 - math.sqrt(torch.finfo(cosine_BT.dtype).eps)
+        nearest_BT = torch.maximum(nearest_BT, cosine_BT.masked_fill(same_BT, 1.0))
         seed_B = nearest_BT.masked_fill(~mask_BT, torch.inf).argmin(1)
     return torch.stack(logits, 1)

@@ -35,4 +35,4 @@ class InterestGates(nn.Module):
         gate_BK = torch.sigmoid(interest_BKD @ self.weight_D * scale + self.bias)
         gate_BK = torch.cat([torch.ones_like(gate_BK[:, :1]), gate_BK[:, 1:]], 1)
         open_BK = gate_BK >= 0.5
-        return open_BK.to(gate_BK.dtype) + gate_BK - gate_BK.detach(), open_BK, gate_BK
+        return open_BK.to(gate_BK.dtype) + (gate_BK - gate_BK.detach()), open_BK, gate_BK

@@ -47,9 +47,10 @@ class _LargestScore(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, user_BKD: Tensor, item_ND: Tensor) -> Tensor:  # type: ignore[override]  # torch's is *args
         best_BN = user_BKD[:, 0] @ item_ND.T
-        # winners are numbers of the scores' own type: comparing into floats and multiplying takes a fraction
-        # of the time that masks of bools take on a CPU
-        winner_BN, beats_BN = torch.zeros_like(best_BN), torch.empty_like(best_BN)
+        # winners are floats: comparing into floats and multiplying takes a fraction of the time that masks of
+        # bools take on a CPU
+        winner_BN = torch.zeros(best_BN.shape, dtype=torch.float32, device=best_BN.device)
+        beats_BN = torch.empty_like(winner_BN)
         for k in range(1, user_BKD.shape[1]):
             scores_BN = user_BKD[:, k] @ item_ND.T
             torch.gt(scores_BN, best_BN, out=beats_BN)
@@ -62,6 +63,8 @@ class _LargestScore(torch.autograd.Function):
     def backward(ctx: Any, grad_BN: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as above
         user_BKD, item_ND, winner_BN = ctx.saved_tensors
         user_grad_BKD, item_grad_ND = torch.empty_like(user_BKD), torch.zeros_like(item_ND)
+        # under autocast scores, users and items may differ in precision
+        grad_BN, user_BKD = grad_BN.to(item_ND.dtype), user_BKD.to(item_ND.dtype)
         won_BN = torch.empty_like(grad_BN)
         for k in range(user_BKD.shape[1]):
             torch.eq(winner_BN, k, out=won_BN).mul_(grad_BN)

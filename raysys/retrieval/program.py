@@ -16,6 +16,7 @@ from raysys.retrieval.vectors import serving
 from raysys.schema import Feature
 
 HISTORY = "history"
+TIMES = "history_at"
 _ROWS, _COLUMNS = 3, 2
 
 
@@ -28,14 +29,18 @@ class _Users(nn.Module):
         return self.model.encode_users(batch)
 
 
-def example_users(features: Sequence[Feature], history_length: int) -> dict[str, Tensor]:
+def example_users(features: Sequence[Feature], history_length: int, times: bool = False) -> dict[str, Tensor]:
     """Return a batch of users without history and profile, of the names, types and shapes of real ones.
 
     Args:
         features: user features that the model reads.
         history_length: the longest history of the model.
+        times: whether the model reads the times of the history.
     """
-    batch = {HISTORY: torch.zeros(_ROWS, min(_COLUMNS, history_length), dtype=torch.int64)}
+    batch = {
+        name: torch.zeros(_ROWS, min(_COLUMNS, history_length), dtype=torch.int64)
+        for name in ((HISTORY, TIMES) if times else (HISTORY,))
+    }
     for feature in features:
         shape = (_ROWS, feature.length) if feature.kind == "id_list" else (_ROWS,)
         dtype = torch.float32 if feature.kind == "number" else torch.int64
@@ -57,8 +62,8 @@ def export_user_encoder(model: VectorModel, batch: Batch, history_length: int) -
     rows = Dim("batch", min=1)
     columns = Dim("length", min=1, max=history_length) if history_length > 1 else None
     shapes: dict[str, dict[int, Any]] = {name: {0: rows} for name in batch}
-    if columns is not None:
-        shapes[HISTORY][1] = columns
+    for name in {HISTORY, TIMES} & shapes.keys() if columns is not None else ():
+        shapes[name][1] = columns
     with serving(model), torch.inference_mode(False), torch.no_grad():
         return torch.export.export(_Users(model), (dict(batch),), dynamic_shapes=(shapes,))
 

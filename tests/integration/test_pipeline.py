@@ -220,3 +220,45 @@ def test_every_split_goes_down_the_whole_line(tmp_path, ray_cluster, split):
     assert 0 <= results["metrics"]["hit_rate@10"] <= 1
     lists = pq.read_table(folder / "out" / "evaluation" / "recommendations.parquet")
     assert len(set(lists.column("user_id").to_pylist())) == results["protocol"]["queries"]
+
+
+BEYOND_THE_PAPER = """name = "mind"
+embedding_dim = 16
+num_interests = 3
+hidden_dims = [16]
+history_length = 8
+num_negatives = 20
+recency = "gap"
+residual = true
+latest_items = 2
+train_score = "served"
+next_items = 2
+hard_negatives = 0.5
+routing_start = "farthest_point"
+routing_gradient = "all"
+routing_regularisation = 0.1
+learnt_quota = 0.01
+history_dropout = 0.1
+"""
+
+
+def test_options_beyond_the_paper_go_down_the_whole_line(tmp_path, ray_cluster):
+    folder, out = planted_log(tmp_path, users=80), tmp_path / "out"
+    training = 'epochs = 2\nbatch_size = 64\nlearning_rate = 0.01\nschedule = "cosine"\nwarmup_steps = 2'
+    path = run_file(folder, model=BEYOND_THE_PAPER, training=training)
+    assert pipeline.main(["--run", str(path), "--out", str(out)]) == 0
+    results = Folder(out / "evaluation").read_json("metrics.json")
+    assert 0 <= results["metrics"]["hit_rate@10"] <= 1
+    curve = Folder(out / "checkpoint").read_json("state.json")["curve"]
+    assert all({"train/learnt_quota", "train/routing_regularisation"} <= entry.keys() for entry in curve)
+    assert export.main(["--run", str(path), "--out", str(out), "--program"]) == 0
+    inputs = Folder(out / "user_encoder").read_json("manifest.json")["info"]["inputs"]
+    assert inputs == ["history", "history_at"]
+    trained = load_trained(Folder(out / "checkpoint"), Folder(out / "features"))
+    part = sorted(Folder(out / "features").read_json("manifest.json")["info"]["part_events"])[0]
+    queries = read_queries(Folder(out / "features"), part, "test", trained.shape)
+    arrays = queries.batch(np.arange(len(queries)))
+    batch = {name: torch.from_numpy(arrays[name]) for name in inputs}
+    encode = torch.export.load(out / "user_encoder" / "user_encoder.pt2").module()
+    for got, expected in zip(encode(batch), trained.model.encode_users(batch), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)

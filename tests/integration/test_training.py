@@ -121,9 +121,22 @@ def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(prepared, in_proces
     assert (Folder(tmp_path) / "checkpoint").read_json("state.json")["samples"] == in_process[1]["samples"]
 
 
-def test_dropout_resumes_to_the_bit(prepared, tmp_path):
-    whole, _ = trained(prepared, tmp_path / "whole", "model.dropout=0.3", "training.epochs=1")
-    job = job_of(prepared, tmp_path / "cut", "model.dropout=0.3", "training.epochs=1")
+SCHEDULED = (
+    "training.schedule=cosine",
+    "training.warmup_steps=3",
+    "model.history_dropout=0.3",
+    "model.recency=gap",
+    "model.latest_items=1",
+    "model.next_items=2",
+    "model.train_score=served",
+)
+
+
+@pytest.mark.parametrize("options", [("model.dropout=0.3",), SCHEDULED])
+def test_dropout_and_schedule_resume_to_the_bit(prepared, tmp_path, options):
+    options = (*options, "training.epochs=1")
+    whole, _ = trained(prepared, tmp_path / "whole", *options)
+    job = job_of(prepared, tmp_path / "cut", *options)
     ResumeFolder(job.out).open({"training": job.run.training_digest, "features": job.manifest.digest})
     train_loop(job, Rank(0, 1, "cpu", lambda line: None, lambda: True, lambda metrics, path: None))
     train(job.run, job.out)

@@ -30,30 +30,78 @@ def softmax(values):
     return [value / sum(exponentials) for value in exponentials]
 
 
-def route(behaviours, shared_map, start, rounds, num_capsules):
-    """Algorithm 1: (interests, weights) of one user.
-
-    `behaviours` are n vectors, `start` holds the starting logits b_ij as n rows.
-    """
-    n, dim = len(behaviours), shared_map.shape[1]
-    mapped = [
-        np.array([sum(e[a] * shared_map[a, d] for a in range(len(e))) for d in range(dim)])
+def mapped(behaviours, shared_map):
+    """S e of every behaviour."""
+    return [
+        np.array([sum(e[a] * shared_map[a, d] for a in range(len(e))) for d in range(shared_map.shape[1])])
         for e in behaviours
     ]
+
+
+def route(behaviours, shared_map, start, rounds, num_capsules, factors=None, squash_last=True):
+    """Algorithm 1: (interests, weights) of one user.
+
+    `behaviours` are n vectors, `start` holds the starting logits b_ij as n rows. `factors`, n rows too, say
+    how much more behaviour i adds to interest j, in every round; without `squash_last` the last round's
+    sums are the interests.
+    """
+    n, dim = len(behaviours), shared_map.shape[1]
+    vectors = mapped(behaviours, shared_map)
     logits = [[float(start[i][j]) for j in range(num_capsules)] for i in range(n)]
     interests = [np.zeros(dim) for _ in range(num_capsules)]
     weights = []
-    for _ in range(rounds):
+    for turn in range(rounds):
         weights = [softmax(logits[i]) for i in range(n)]
         for j in range(num_capsules):
             z = np.zeros(dim)
             for i in range(n):
-                z = z + weights[i][j] * mapped[i]
-            interests[j] = squash(z)
+                z = z + weights[i][j] * (1.0 if factors is None else factors[i][j]) * vectors[i]
+            interests[j] = squash(z) if squash_last or turn < rounds - 1 else z
         for i in range(n):
             for j in range(num_capsules):
-                logits[i][j] += float(np.dot(interests[j], mapped[i]))
+                logits[i][j] += float(np.dot(interests[j], vectors[i]))
     return np.array(interests), np.array(weights).reshape(n, num_capsules)
+
+
+def farthest_points(vectors, num_seeds):
+    """Cosines of n vectors with seeds among them, as n rows.
+
+    The first seed is the last vector, each further one the vector whose nearest seed is the farthest, the
+    first of equals; a vector that points where a seed does has distance 0, however often it occurs.
+    """
+
+    def cosine(a, b):
+        lengths = math.sqrt(float(np.dot(a, a))) * math.sqrt(float(np.dot(b, b)))
+        return float(np.dot(a, b)) / lengths if lengths else 0.0
+
+    seeds = [len(vectors) - 1]
+    while len(seeds) < num_seeds:
+        nearest = [max(cosine(vector, vectors[seed]) for seed in seeds) for vector in vectors]
+        nearest = [1.0 if value > 1.0 - 1e-7 else value for value in nearest]
+        seeds.append(nearest.index(min(nearest)))
+    return [[cosine(vector, vectors[seed]) for seed in seeds] for vector in vectors]
+
+
+def gap_age(seconds):
+    """floor(log2(1 + seconds)): the largest a with 2^a <= 1 + seconds."""
+    age = 0
+    while 2 ** (age + 1) <= 1 + seconds:
+        age += 1
+    return age
+
+
+def gate(interest, weight, bias):
+    """sigmoid(w . u / sqrt(D) + b)."""
+    return 1.0 / (1.0 + math.exp(-float(np.dot(interest, weight)) / math.sqrt(len(weight)) - bias))
+
+
+def variance(weights):
+    """Variance of each column over the n rows, summed over the columns; 0 without rows."""
+    total = 0.0
+    for column in np.transpose(weights):
+        mean = sum(column) / len(column) if len(column) else 0.0
+        total += sum((w - mean) ** 2 for w in column) / max(len(column), 1)
+    return total
 
 
 def label_aware(interests, target, power):
@@ -96,20 +144,3 @@ def item_vector(item_idx, own, sides):
             if real:
                 parts.append(sum(real) / len(real))
     return sum(parts) / len(parts)
-
-
-def full_softmax(user, item_vectors, target, temperature):
-    """-ln Pr(target) of one user among the real items, which are numbered from 2."""
-    scores = {j: float(np.dot(user, item_vectors[j])) / temperature for j in range(2, len(item_vectors))}
-    top = max(scores.values())
-    return top + math.log(sum(math.exp(s - top) for s in scores.values())) - scores[target]
-
-
-def sampled_softmax(user, item_vectors, target, negatives, log_expected, temperature):
-    """-s_t + ln(exp(s_t) + sum over j != t of exp(s_j - ln(N q_j)))."""
-    positive = float(np.dot(user, item_vectors[target])) / temperature
-    total = math.exp(positive)
-    for j, correction in zip(negatives, log_expected, strict=True):
-        if j != target:
-            total += math.exp(float(np.dot(user, item_vectors[j])) / temperature - correction)
-    return -positive + math.log(total)

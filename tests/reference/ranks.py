@@ -8,11 +8,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raysys.models.mind import Mind, MindConfig
 from raysys.nn.gather import gather_rows
-from raysys.nn.loss_inputs import LossName
+from raysys.nn.loss_inputs import WITH_HARDNESS, LossName
 from tests.reference.world import SHARED_KEYS, small_batch, small_catalog
 
 WORLD = 2
-VARIANTS = ({}, {"normalize": True, "temperature": 0.2, "label_power": 2.0})
+OPTIONS = {
+    "recency": "gap",
+    "latest_items": 1,
+    "train_score": "served",
+    "routing_gradient": "all",
+    "routing_regularisation": 0.3,
+    "learnt_quota": 0.1,
+    "hard_negatives": 0.5,
+}
+VARIANTS = ({}, {"normalize": True, "temperature": 0.2, "label_power": 2.0}, OPTIONS)
 
 
 def global_batch(num_items):
@@ -23,6 +32,8 @@ def global_batch(num_items):
 
 
 def tiny_model(loss, fields, num_items):
+    if loss not in WITH_HARDNESS:
+        fields = {name: value for name, value in fields.items() if name != "hard_negatives"}
     config = MindConfig(embedding_dim=5, num_interests=3, history_length=7, hidden_dims=(6,), **fields)
     return Mind(config, small_catalog(num_items), loss=loss, seed=0).double()
 
@@ -32,7 +43,7 @@ def cases():
     return [
         (loss, variant, num_items)
         for loss in get_args(LossName)
-        for variant, num_items in ((0, 24), (1, 200))
+        for variant, num_items in ((0, 24), (1, 200), (2, 24))
     ]
 
 

@@ -67,6 +67,9 @@ def small_batch(num_items=NUM_ITEMS, lengths=LENGTHS, width=9, num_negatives=11,
         "target_log_expected": np.log(rng.uniform(0.2, 2.0, rows)).astype(np.float32),
         "gbce_beta": np.array(0.4, dtype=np.float32),
     }
+    # from seconds to months between events; the last one is that of the user's latest event
+    gaps = np.floor(2.0 ** rng.uniform(0, 22, history.shape)).astype(np.int64)
+    arrays["history_at"] = np.where(history > 0, 1_600_000_000 - gaps[:, ::-1].cumsum(1)[:, ::-1], 0)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -82,4 +85,12 @@ def take_rows(batch, rows):
 def pad_left(batch, columns):
     """Return the batch with `columns` more columns of padding before its histories."""
     padding = torch.zeros(batch["history"].shape[0], columns, dtype=torch.int64)
-    return {**batch, "history": torch.cat([padding, batch["history"]], dim=1)}
+    more = {
+        name: torch.cat([padding, batch[name]], dim=1) for name in ("history", "history_at") if name in batch
+    }
+    return {**batch, **more}
+
+
+def last_columns(batch, columns):
+    """Return the batch with the last `columns` columns of its histories."""
+    return {**batch, **{name: batch[name][:, -columns:] for name in ("history", "history_at")}}

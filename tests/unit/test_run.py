@@ -112,7 +112,27 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
         ({"cluster": {"workers": 0, "use_gpu": True}}, "cluster.use_gpu: needs cluster.workers >= 1"),
         ({"cluster": {"object_store_mb": 1}}, "cluster.object_store_mb: found 1, expected >= 80"),
         ({"cluster": {"resources_per_worker": {"CPU": -1}}}, "cluster.resources_per_worker.CPU: found -1.0"),
+        ({"training": {"schedule": "linear"}}, "training.schedule: found 'linear', expected one of constant"),
+        ({"training": {"warmup_steps": -1}}, "training.warmup_steps: found -1, expected >= 0"),
         ({"model": {"num_interests": 0}}, "model.num_interests: found 0"),
+        ({"model": {"recency": "age"}}, "model.recency: found 'age', expected one of none, slot, gap"),
+        ({"model": {"history_dropout": 1}}, "model.history_dropout: found 1.0, expected in [0, 1)"),
+        (
+            {"model": {"next_items": 2}, "training": {"loss": "in_batch"}},
+            "model.next_items: found 2 with training.loss = 'in_batch'",
+        ),
+        (
+            {"model": {"next_items": 2}, "training": {"loss": "mixed"}},
+            "model.next_items: found 2 with training.loss = 'mixed'",
+        ),
+        (
+            {"model": {"hard_negatives": 0.5}, "training": {"loss": "gbce"}},
+            "model.hard_negatives: found 0.5 with training.loss = 'gbce', expected 0 or one of",
+        ),
+        (
+            {"model": {"hard_negatives": 0.5}, "training": {"loss": "bpr"}},
+            "model.hard_negatives: found 0.5 with training.loss = 'bpr', expected 0 or one of",
+        ),
         ({"model": {"name": "mnid"}}, "model.name: "),
     ],
 )
@@ -227,3 +247,12 @@ def test_overrides_win_over_the_file(tmp_path):
     assert load_run(str(path), ["training.epochs=3", "training.epochs=4"]).training.epochs == 4
     with pytest.raises(ConfigError, match=r"training\.epoch: unknown key; did you mean training\.epochs\?"):
         load_run(str(path), ["training.epoch=3"])
+
+
+def test_options_that_do_not_go_with_the_loss_are_refused_in_overrides_too(tmp_path):
+    path = Path(tmp_path) / "x.toml"
+    path.write_text(FILE)
+    assert load_run(str(path), ["model.next_items=2"]).model.next_items == 2
+    with pytest.raises(ConfigError, match=r"^model\.next_items: found 2 with training\.loss = 'mixed'"):
+        load_run(str(path), ["model.next_items=2", "training.loss=mixed"])
+    assert load_run(str(path), ["model.hard_negatives=1", "training.loss=mixed"]).model.hard_negatives == 1

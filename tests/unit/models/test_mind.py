@@ -12,96 +12,18 @@ from raysys.models.contract import GradientModel, InterestModel, VectorModel
 from raysys.models.mind import Mind, MindConfig
 from raysys.nn.embedding import ItemEncoder
 from raysys.nn.loss_inputs import LossName
-from tests.reference import losses as loss_reference
-from tests.reference import mind as reference
-from tests.reference.world import LENGTHS, NUM_ITEMS, pad_left, small_batch, small_catalog, take_rows
+from tests.reference.mind_model import Reference, array, build, doubled
+from tests.reference.world import (
+    LENGTHS,
+    NUM_ITEMS,
+    last_columns,
+    pad_left,
+    small_batch,
+    small_catalog,
+    take_rows,
+)
 
-SMALL = {"embedding_dim": 6, "num_interests": 3, "history_length": 7, "hidden_dims": (10, 8)}
 LOSSES = get_args(LossName)
-
-
-def build(loss="sampled_softmax", seed=0, catalog=None, **fields):
-    return Mind(MindConfig(**{**SMALL, **fields}), catalog or small_catalog(), loss=loss, seed=seed)
-
-
-def doubled(model, batch):
-    """The model and the batch in float64."""
-    floats = {name: value.double() for name, value in batch.items() if value.is_floating_point()}
-    return model.double(), {**batch, **floats}
-
-
-def array(tensor):
-    return tensor.detach().double().numpy()
-
-
-def unit(vectors):
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(lengths == 0, 1.0, lengths)
-
-
-class Reference:
-    """The whole model in NumPy, with the parameters of `model`."""
-
-    def __init__(self, model, catalog):
-        self.config, self.catalog, self.model = model.config, catalog, model
-        encoder = model.items
-        sides = []
-        for feature in encoder.features:
-            parameter = getattr(encoder, "feature_" + feature.name.replace(".", "__"))
-            sides.append((feature.kind, catalog.item_values[feature.name], array(parameter)))
-        own = array(encoder.item)
-        self.raw = np.array([reference.item_vector(j, own, sides) for j in range(catalog.num_items)])
-        self.items = unit(self.raw) if model.config.normalize else self.raw
-
-    def profile(self, batch, row):
-        if not self.model.profile.features:
-            return np.zeros(0)
-        age = array(self.model.profile.feature_age)[int(batch["profile_age"][row])]
-        likes = array(self.model.profile.feature_likes)
-        values = [int(v) for v in batch["profile_likes"][row] if v]
-        mean = sum(likes[v] for v in values) / len(values) if values else np.zeros(likes.shape[1])
-        return np.concatenate([age, mean, [float(batch["profile_income"][row])]])
-
-    def user(self, batch, row):
-        """(interest vectors, weights) of one user, active interests only."""
-        config = self.config
-        items = [int(j) for j in batch["history"][row] if j][-config.history_length :]
-        k = reference.num_active(len(items), config.num_interests)
-        k = k if config.adaptive_interests else config.num_interests
-        start = array(self.model.routing.start_TK)[: len(items)][::-1]
-        shared_map = array(self.model.routing.map_LD)
-        capsules, weights = reference.route(
-            [self.raw[j] for j in items], shared_map, start, config.routing_iterations, k
-        )
-        stack = [array(w) for w in self.model.layers.weights], [array(b) for b in self.model.layers.biases]
-        profile = self.profile(batch, row)
-        vectors = np.array([reference.layers(np.concatenate([u, profile]), *stack) for u in capsules])
-        return (unit(vectors) if config.normalize else vectors), weights
-
-    def loss(self, batch):
-        losses = []
-        for row, target in enumerate(batch["target"].tolist()):
-            interests, _ = self.user(batch, row)
-            vector, _ = reference.label_aware(interests, self.items[target], self.config.label_power)
-            negatives, expected = batch["negatives"].tolist(), batch["log_expected"].tolist()
-            others, others_expected = batch["target"].tolist(), batch["target_log_expected"].tolist()
-            del others[row], others_expected[row]
-            name, where, tau = self.model.loss, (vector, self.items, target), self.config.temperature
-            if name == "full_softmax":
-                loss = reference.full_softmax(vector, self.items, target, tau)
-            elif name == "sampled_softmax":
-                loss = reference.sampled_softmax(*where, negatives, expected, tau)
-            elif name == "in_batch":
-                loss = loss_reference.in_batch(*where, others, others_expected, tau)
-            elif name == "mixed":
-                loss = loss_reference.mixed(*where, others, others_expected, negatives, expected, tau)
-            elif name == "gbce":
-                loss = loss_reference.gbce(*where, negatives, float(batch["gbce_beta"]), tau)
-            else:
-                loss = loss_reference.bpr(*where, negatives, tau)
-            losses.append(loss)
-        return float(np.mean(losses))
-
 
 VARIANTS = [
     {},
@@ -122,14 +44,12 @@ def test_users_equal_the_reference(fields):
     vectors, active = model.encode_users(batch)
     couplings = model.couplings(batch)
     for row, length in enumerate(LENGTHS):
-        interests, weights = expected.user(batch, row)
-        k, used = len(interests), min(length, 7)
-        assert active[row].tolist() == [j < k for j in range(model.config.num_interests)]
-        np.testing.assert_allclose(array(vectors[row, :k]), interests, atol=1e-10)
-        np.testing.assert_allclose(array(couplings[row, 9 - used :, :k]), weights, atol=1e-10)
+        user, used = expected.user(batch, row), min(length, 7)
+        assert active[row].tolist() == user.active
+        np.testing.assert_allclose(array(vectors[row]), user.vectors, atol=1e-10)
+        np.testing.assert_allclose(array(couplings[row, 9 - used :]), user.couplings, atol=1e-10)
         assert couplings[row, : 9 - used].abs().sum() == 0
-        assert couplings[row, :, k:].abs().sum() == 0
-        assert vectors[row, k:].abs().sum() == 0
+        assert vectors[row, ~active[row]].abs().sum() == 0
     np.testing.assert_allclose(array(model.encode_items(torch.arange(NUM_ITEMS))), expected.items, atol=1e-10)
 
 
@@ -149,8 +69,7 @@ def test_float32_equals_the_reference(fields):
     expected = Reference(model, catalog)
     vectors, _ = model.encode_users(batch)
     for row in range(len(LENGTHS)):
-        interests, _ = expected.user(batch, row)
-        np.testing.assert_allclose(array(vectors[row, : len(interests)]), interests, atol=1e-5)
+        np.testing.assert_allclose(array(vectors[row]), expected.user(batch, row).vectors, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -215,7 +134,7 @@ def test_pitfall_mind_08_padding_changes_nothing(columns, loss):
         torch.testing.assert_close(a, b)
     assert model(batch)["loss"].item() == pytest.approx(model(padded)["loss"].item(), abs=1e-12)
     torch.testing.assert_close(model.couplings(padded)[:, columns:], model.couplings(batch))
-    short = take_rows({**batch, "history": batch["history"][:, -5:]}, [0, 1, 2, 3, 4])
+    short = take_rows(last_columns(batch, 5), [0, 1, 2, 3, 4])
     torch.testing.assert_close(model.encode_users(short)[0], model.encode_users(batch)[0][:5])
 
 

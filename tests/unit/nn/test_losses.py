@@ -8,8 +8,7 @@ import torch
 from raysys.nn.loss_inputs import WITH_NEGATIVES, LossInputs, LossName
 from raysys.nn.losses import full_softmax, sampled_softmax, training_loss
 from raysys.nn.negatives import NegativeSampler
-from tests.reference import losses as loss_reference
-from tests.reference import mind as reference
+from tests.reference import losses as reference
 
 NUM_ITEMS = 30
 
@@ -66,16 +65,11 @@ def test_sampled_softmax_equals_the_reference(temperature):
     rng = np.random.default_rng(1)
     negatives = np.concatenate([rng.integers(2, NUM_ITEMS, 20), target[:2].numpy()])
     log_expected = np.log(rng.uniform(0.1, 3.0, 22)).astype(np.float32)
+    candidates = negatives, log_expected.astype(np.float64)
+    users, vectors = user.detach().numpy(), items.detach().numpy()
     expected = np.mean(
         [
-            reference.sampled_softmax(
-                user[b].detach().numpy(),
-                items.detach().numpy(),
-                int(target[b]),
-                negatives,
-                log_expected.astype(np.float64),
-                temperature,
-            )
+            reference.softmax(users[b], vectors, int(target[b]), *candidates, temperature)
             for b in range(len(user))
         ]
     )
@@ -173,27 +167,10 @@ def named(name, user, items, batch, temperature=1.0):
 
 
 def expected_loss(name, user, items, batch, temperature):
-    target, negatives = batch["target"].tolist(), batch["negatives"].tolist()
-    losses = []
-    for row, vector in enumerate(user):
-        others = [c for c in range(len(target)) if c != row]
-        in_batch = [target[c] for c in others], [float(batch["target_log_expected"][c]) for c in others]
-        where = vector, items, target[row]
-        if name == "full_softmax":
-            losses.append(reference.full_softmax(*where, temperature))
-        elif name == "sampled_softmax":
-            expected = batch["log_expected"].tolist()
-            losses.append(reference.sampled_softmax(*where, negatives, expected, temperature))
-        elif name == "in_batch":
-            losses.append(loss_reference.in_batch(*where, *in_batch, temperature))
-        elif name == "mixed":
-            drawn = negatives, batch["log_expected"].tolist()
-            losses.append(loss_reference.mixed(*where, *in_batch, *drawn, temperature))
-        elif name == "gbce":
-            beta = float(batch["gbce_beta"])
-            losses.append(loss_reference.gbce(*where, negatives, beta, temperature))
-        else:
-            losses.append(loss_reference.bpr(*where, negatives, temperature))
+    targets = enumerate(batch["target"].tolist())
+    losses = [
+        reference.row_loss(name, user[row], items, target, batch, row, temperature) for row, target in targets
+    ]
     return float(np.mean(losses))
 
 

@@ -10,7 +10,8 @@ from raysys.models.mind import Mind, MindConfig
 from raysys.retrieval.index import ExactIndex
 from raysys.retrieval.program import example_users, export_user_encoder, load_program, program_bytes
 from raysys.retrieval.vectors import VectorRetriever, encode_catalogue
-from tests.reference.world import LENGTHS, NUM_ITEMS, small_batch, small_catalog
+from tests.reference.mind_model import shaken
+from tests.reference.world import LENGTHS, NUM_ITEMS, last_columns, small_batch, small_catalog
 
 SMALL = {"embedding_dim": 6, "num_interests": 3, "history_length": 7, "hidden_dims": (10,)}
 
@@ -23,14 +24,16 @@ def users(model, rows, columns, **options):
     """What the encoder reads: rows without history (the first), with a part of it, and full ones."""
     lengths = [min(length, columns) for length in LENGTHS][:rows]
     batch = small_batch(lengths=lengths, width=max(columns, 2), **options)
-    batch["history"] = batch["history"][:, -columns:]
-    names = {"history", *(f"profile_{feature.name}" for feature in model.profile.features)}
+    batch = last_columns(batch, columns)
+    times = {"history_at"} if model.config.recency == "gap" else set()
+    names = {"history", *times, *(f"profile_{feature.name}" for feature in model.profile.features)}
     return {name: value for name, value in batch.items() if name in names}
 
 
 def exported(model):
     length = model.config.history_length
-    program = export_user_encoder(model, example_users(model.profile.features, length), length)
+    example = example_users(model.profile.features, length, model.config.recency == "gap")
+    program = export_user_encoder(model, example, length)
     return program, load_program(program_bytes(program))
 
 
@@ -48,10 +51,26 @@ def small():
         {"adaptive_interests": False, "routing_gradient": "all", "routing_iterations": 1},
         {"normalize": True, "hidden_dims": (), "profile_features": ("likes",), "history_length": 2},
         {"history_length": 1, "num_interests": 1},
+        {"recency": "slot", "residual": True, "squash_last": False},
+        {"recency": "gap"},
+        {"recency": "gap", "history_length": 1, "latest_items": 1, "routing_start": "farthest_point"},
+        {"latest_items": 3},
+        {"routing_start": "farthest_point", "learnt_quota": 0.1, "adaptive_interests": False},
+        {
+            "recency": "gap",
+            "residual": True,
+            "squash_last": False,
+            "latest_items": 9,
+            "routing_start": "farthest_point",
+            "learnt_quota": 0.1,
+            "history_dropout": 0.5,
+            "train_score": "served",
+            "normalize": True,
+        },
     ],
 )
 def test_equals_the_model_for_every_size(fields):
-    model = build(**fields)
+    model = shaken(build(**fields))
     _, encode = exported(model)
     assert model.training  # as it was
     model.eval()
