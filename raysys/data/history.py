@@ -177,6 +177,37 @@ def last_positions(start: np.ndarray, stop: np.ndarray, length: int) -> tuple[np
     return index, index >= start[:, None]
 
 
+def frequent_positions(
+    items: np.ndarray, start: np.ndarray, stop: np.ndarray, among: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return, right-aligned (B, T), the `length` most frequent items among the last `among` positions of the
+    ranges [start, stop), as the last position of each, and which are real.
+
+    The most frequent one is in the last column; of equally frequent ones the one that occurs later.
+
+    Args:
+        items: (F,) ids, int32 range.
+        start, stop: (B,) int64.
+        among: at least one.
+        length: at least one.
+    """
+    start = np.maximum(start, stop - among)
+    sizes = stop - start
+    row = np.repeat(np.arange(len(start)), sizes)
+    position = np.repeat(stop - np.cumsum(sizes), sizes) + np.arange(len(row))
+    key = row << 32 | items[position]
+    order = np.argsort(key, kind="stable")  # positions ascend within an item of a row
+    key = key[order]
+    last = np.flatnonzero(np.append(key[1:] != key[:-1], np.ones(min(len(key), 1), bool)))
+    count = np.diff(last, prepend=-1)
+    latest, row = position[order[last]], key[last] >> 32
+    ranked = np.lexsort((latest, count, row))
+    stops = np.searchsorted(row, np.arange(len(start)), side="right")
+    starts = np.concatenate([[0], stops[:-1]])
+    index, real = last_positions(starts, stops, length)
+    return take(latest[ranked], index, real), real
+
+
 def take(values: np.ndarray, index: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Return the values at some positions, ids as int64, 0 where not real."""
     if not len(values):

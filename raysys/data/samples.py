@@ -18,6 +18,7 @@ from raysys.data.history import (
     History,
     Sequences,
     Visible,
+    frequent_positions,
     history_of,
     last_positions,
     take,
@@ -67,7 +68,13 @@ class Inputs:
         columns: dict[str, np.ndarray] = {}
         history, events = self.history, self.history.events
         if self.shape.history_length:
-            index, real = last_positions(history.start[rows], history.stop[rows], self.shape.history_length)
+            ranges, length = (history.start[rows], history.stop[rows]), self.shape.history_length
+            if self.shape.most_frequent_of:
+                index, real = frequent_positions(
+                    events["item_idx"], *ranges, self.shape.most_frequent_of, length
+                )
+            else:
+                index, real = last_positions(*ranges, length)
             columns["history"] = take(events["item_idx"], index, real)
             for name in self.shape.event_features:
                 columns[f"history_{name}"] = take(events[f"{EVENT}{name}"], index, real)

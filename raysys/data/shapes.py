@@ -30,6 +30,9 @@ class SampleShape:
     Attributes:
         kind: as above.
         history_length: longest `history`, the latest events; 0: no `history` in the batch.
+        most_frequent_of: next_item: 0, or the history holds, each once, the items that are most frequent
+            among the latest so many events, the most frequent in the last column, of equals the later one;
+            what else the batch holds of the history belongs to the latest event of each item.
         next_items: next_item: how many training events from the target on are in `target`, 0 after the last.
         windows: sequence: of a longer history the latest `history_length` events, or as many from a place
             that every epoch draws anew.
@@ -50,6 +53,7 @@ class SampleShape:
 
     kind: Kind = "next_item"
     history_length: int = 50
+    most_frequent_of: int = 0
     next_items: int = 1
     windows: Literal["latest", "random"] = "latest"
     window: int = 5
@@ -65,12 +69,17 @@ class SampleShape:
     long_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("history_length", "booked_weight"):
+        for name in ("history_length", "most_frequent_of", "booked_weight"):
             require(getattr(self, name) >= 0, f"{name}: found {getattr(self, name)}, expected >= 0")
         for name in ("next_items", "window"):
             require(getattr(self, name) >= 1, f"{name}: found {getattr(self, name)}, expected >= 1")
         only = {
-            "next_item": (self.next_items > 1, self.example_age, self.session is not None),
+            "next_item": (
+                self.next_items > 1,
+                self.example_age,
+                self.session is not None,
+                self.most_frequent_of > 0,
+            ),
             "sequence": (self.windows != "latest",),
             "pairs": (self.by_session, self.booked_weight > 0),
         }

@@ -95,6 +95,7 @@ class Mind(nn.Module):
         """Return the shape of the samples that `forward` and `encode_users` take."""
         return SampleShape(
             history_length=config.history_length,
+            most_frequent_of=config.most_frequent_of,
             next_items=config.next_items,
             times=config.recency == "gap",
             profile_features=config.profile_features,

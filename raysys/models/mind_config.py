@@ -31,6 +31,9 @@ class MindConfig:
     """Widths of the ReLU layers after interest and profile are joined. The paper gives no widths."""
     history_length: int = 50
     """Items of the history that are used, the latest ones. The paper does not say."""
+    most_frequent_of: int = 0
+    """0: the history holds the latest items (the paper). n: it holds, each once, the items that are most
+    frequent among the latest n events, the most frequent in the place of the latest; for repeat purchase."""
     dropout: float = 0.0
     """Probability of dropping a unit of the ReLU layers in training, in [0, 1)."""
     num_negatives: int = 512
@@ -87,7 +90,13 @@ class MindConfig:
         for name in ("dropout", "history_dropout"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"{name}: found {value}, expected in [0, 1)")
-        for name in ("latest_items", "hard_negatives", "routing_regularisation", "learnt_quota"):
+        for name in (
+            "most_frequent_of",
+            "latest_items",
+            "hard_negatives",
+            "routing_regularisation",
+            "learnt_quota",
+        ):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{name}: found {value}, expected >= 0 and finite")
         require(

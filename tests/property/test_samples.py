@@ -172,6 +172,47 @@ def test_next_items_equal_the_slow_reference(drawn, session, split, length, coun
         assert samples.place.tolist() == order
 
 
+@given(rows, sessions, splits, st.integers(1, 4), st.integers(1, 9), st.sampled_from(["train", "test"]))
+@few
+def test_frequent_items_equal_the_slow_reference(drawn, session, split, length, among, part):
+    with tempfile.TemporaryDirectory() as folder:
+        log = prepared(folder, drawn, session, split)
+        shape = SampleShape(
+            history_length=length, most_frequent_of=among, times=True, event_features=("act",)
+        )
+        if part == "train":
+            _, batch = log.samples(shape)
+            wanted = [
+                (line, slow.history(line, place)) for _, line in log.lines for place in slow.targets(line)
+            ]
+            found = [batch]
+        else:
+            queries = [read_queries(log.features, name, "test", shape) for name in log.parts]
+            found = [q.batch(np.arange(len(q))) for q in queries if len(q)]
+            held_out = [
+                (line, [p for p, role in enumerate(line.role) if role == slow_data.TEST])
+                for _, line in log.lines
+            ]
+            wanted = [
+                (line, slow.history(line, places[0], slow_data.TEST)) for line, places in held_out if places
+            ]
+        assume(wanted)
+        chosen = [(line, slow.most_frequent(line, seen, among, length)) for line, seen in wanted]
+        got = {
+            name: [row for batch in found for row in batch[name].tolist()]
+            for name in ("history", "history_act", "history_at")
+        }
+        for name, values in {
+            "history": log.items_of,
+            "history_act": log.acts_of,
+            "history_at": lambda line, own: [line.events[p].at for p in own],
+        }.items():
+            stripped = [[value for value in row if value] for row in got[name]]
+            assert stripped == [values(line, places) for line, places in chosen]
+        for row in got["history"]:  # padding on the left
+            assert sorted(row, key=bool) == row
+
+
 @given(rows, sessions, splits, st.integers(1, 6))
 @few
 def test_whole_sequences_equal_the_reference_and_never_reach_their_targets(drawn, session, split, length):

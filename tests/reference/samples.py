@@ -27,6 +27,17 @@ def history(line, place, part=TRAIN):
     return [p for p in range(line.cut[place]) if line.role[p] in VISIBLE[part]]
 
 
+def most_frequent(line, places, among, length):
+    """The last place of each of the `length` items that are most frequent among the last `among` places.
+
+    The most frequent one comes last, of equals the one that occurs later.
+    """
+    places = places[-among:]
+    last = {line.events[p].item: p for p in places}
+    count = {item: sum(line.events[p].item == item for p in places) for item in last}
+    return [last[item] for item in sorted(last, key=lambda item: (count[item], last[item]))][-length:]
+
+
 def targets(line):
     """Places of the training events that have a history."""
     return [place for place in training_places(line) if history(line, place)]
