@@ -182,10 +182,11 @@ def _results(
         },
         "metrics": model.result(),
         "intervals": {key: list(value) for key, value in model.intervals(seed).items()},
-        "baselines": {name: merged.totals[name].result() for name in ("random", "popular")},
+        "baselines": {name: totals.result() for name, totals in merged.totals.items() if name != "model"},
         "baseline_intervals": {
-            name: {key: list(value) for key, value in merged.totals[name].intervals(seed).items()}
-            for name in ("random", "popular")
+            name: {key: list(value) for key, value in totals.intervals(seed).items()}
+            for name, totals in merged.totals.items()
+            if name != "model"
         },
         "interests": merged.health.result() if merged.health else {},
         "index": index,

@@ -12,6 +12,7 @@ import torch
 
 from raysys.catalog import Catalog
 from raysys.data.hashing import hash_text
+from raysys.data.history import frequent_positions, take
 from raysys.data.queries import Queries, read_queries
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of, load_trained
@@ -108,7 +109,8 @@ def trained_run(trained: Trained, run: RunConfig) -> RunConfig:
 
 
 def baselines(queries: Queries, run: RunConfig, catalog: Catalog) -> dict[str, Candidates]:
-    """Return what chance and popularity answer under the same protocol."""
+    """Return what chance and popularity answer under the same protocol; where repeats are allowed, also each
+    user's own most frequent items."""
     depth, count = run.evaluation.depth, len(queries)
     seen = (queries.seen_offsets, queries.seen_items.astype(np.int64)) if run.split.filter_seen else None
     popular = TableRetriever(popular_table(catalog.item_counts)).retrieve_row(count, depth, seen)
@@ -117,7 +119,35 @@ def baselines(queries: Queries, run: RunConfig, catalog: Catalog) -> dict[str, C
     chance = random_candidates(catalog.num_items, hash_text(queries.user_id), depth + extra, seed)
     if seen:
         chance = drop_seen(chance, seen[0], seen[1], depth)
-    return {"random": chance.top(depth), "popular": popular.top(depth)}
+    answers = {"random": chance.top(depth), "popular": popular.top(depth)}
+    if not run.split.filter_seen:
+        longest = popular_table(catalog.item_counts)
+        answers["own_frequent"] = own_frequent(queries, longest.item_idx[0], depth)
+    return answers
+
+
+def own_frequent(queries: Queries, popular: np.ndarray, depth: int) -> Candidates:
+    """Return each user's own items, the most frequent first, of equals the later one, filled up with popular
+    ones.
+
+    Args:
+        queries: of the users.
+        popular: every item, the most popular first.
+        depth: columns of the answer.
+    """
+    history = queries.history
+    own, real = frequent_positions(
+        history.events["item_idx"], history.start, history.stop, int(history.stop.max(initial=1)), depth
+    )
+    items = take(history.events["item_idx"], own, real)[:, ::-1]
+    item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
+    for row, mine in enumerate(items):
+        mine = mine[mine > 0]
+        more = popular[: depth + len(mine)]
+        line = np.concatenate([mine, more[~np.isin(more, mine)]])[:depth]
+        item_idx[row, : len(line)] = line
+    score = np.where(item_idx >= 0, np.arange(depth, 0, -1, dtype=np.float32), -np.inf)
+    return Candidates(item_idx, score.astype(np.float32))
 
 
 def _by_popularity(

@@ -21,6 +21,7 @@ from raysys.data.queries import read_queries
 from raysys.data.sequences import SessionConfig
 from raysys.data.shapes import SampleShape
 from raysys.data.vocabulary import Vocabulary
+from raysys.distributed.measure import own_frequent
 from raysys.errors import DataError
 from raysys.seeds import derive_seed
 from tests.property.test_data import START, reference_split, rows, sessions, splits
@@ -211,6 +212,29 @@ def test_frequent_items_equal_the_slow_reference(drawn, session, split, length, 
             assert stripped == [values(line, places) for line, places in chosen]
         for row in got["history"]:  # padding on the left
             assert sorted(row, key=bool) == row
+
+
+@given(rows, sessions, splits, st.integers(1, 8))
+@few
+def test_own_frequent_items_then_popular_ones_equal_the_slow_reference(drawn, session, split, depth):
+    with tempfile.TemporaryDirectory() as folder:
+        log = prepared(folder, drawn, session, split)
+        popular = np.arange(2, log.info["items"] + 2)[::-1].copy()
+        for part in log.parts:
+            queries = read_queries(log.features, part, "test", SampleShape())
+            if not len(queries):
+                continue
+            answer = own_frequent(queries, popular, depth)
+            lines = [line for user, line in log.lines if user in queries.user_id.to_pylist()]
+            for line, got, score in zip(lines, answer.item_idx.tolist(), answer.score, strict=True):
+                place = line.role.index(slow_data.TEST)
+                seen = slow.history(line, place, slow_data.TEST)
+                best = slow.most_frequent(line, seen, len(seen), depth)[::-1]
+                own = log.items_of(line, best)
+                every = own + [item for item in popular.tolist() if item not in own]
+                every = (every + [-1] * depth)[:depth]
+                assert got == every
+                assert (np.diff(score[np.array(got) >= 0]) < 0).all()
 
 
 @given(rows, sessions, splits, st.integers(1, 6))
