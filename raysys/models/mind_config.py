@@ -100,9 +100,10 @@ class MindConfig:
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{name}: found {value}, expected >= 0 and finite")
         require(
-            not self.routing_regularisation or self.routing_gradient == "all",
-            f'routing_regularisation: found {self.routing_regularisation} with routing_gradient = "last", '
-            'which stops its gradient; expected routing_gradient = "all"',
+            not self.routing_regularisation
+            or (self.routing_gradient == "all" and self.routing_iterations > 1),
+            f"routing_regularisation: found {self.routing_regularisation}, which has no gradient unless "
+            'routing_gradient = "all" and routing_iterations >= 2',
         )
         widths = list(self.hidden_dims)
         require(all(width >= 1 for width in widths), f"hidden_dims: found {widths}, expected widths >= 1")
