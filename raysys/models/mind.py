@@ -81,6 +81,7 @@ class Mind(nn.Module):
             gradient=config.routing_gradient,
             start=config.routing_start,
             squash_last=config.squash_last,
+            map_start=config.map_start,
             seed=seed,
         )
         self.recency = None

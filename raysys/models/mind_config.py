@@ -73,6 +73,9 @@ class MindConfig:
     routing_start: Literal["gaussian", "farthest_point"] = "gaussian"
     """Starting logits: drawn (the paper), or `routing_sigma` times the cosine with behaviours of the user
     that lie far apart."""
+    map_start: Literal["gaussian", "identity"] = "gaussian"
+    """What the shared map S starts as; under identity an interest begins near its behaviours, which suits
+    repeat purchase. The paper does not say."""
     learnt_quota: float = 0.0
     """Weight of the mean number of open interests in the loss: gates learn which interests a user has, within
     K'_u. 0, the paper: all of K'_u are open."""

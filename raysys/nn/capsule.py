@@ -68,6 +68,8 @@ class BehaviourToInterestRouting(nn.Module):
         start: "gaussian" is the paper's; "farthest_point" starts every interest from a behaviour of the user
             (`farthest_point_logits`).
         squash_last: squash in the last round too; without it the interests keep the length of their sum.
+        map_start: S starts from normal draws of variance 1 / L, or as the identity, so that an interest
+            begins near the behaviours that it is made of.
         seed: of S and of the starting logits.
     Raises:
         ConfigError: a count below one, or sigma not above zero.
@@ -89,6 +91,7 @@ class BehaviourToInterestRouting(nn.Module):
         gradient: Literal["last", "all"] = "last",
         start: Literal["gaussian", "farthest_point"] = "gaussian",
         squash_last: bool = True,
+        map_start: Literal["gaussian", "identity"] = "gaussian",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -99,9 +102,8 @@ class BehaviourToInterestRouting(nn.Module):
         self.num_interests, self.iterations = num_interests, iterations
         self.adaptive, self.gradient = adaptive, gradient
         self.start, self.sigma, self.squash_last = start, sigma, squash_last
-        self.map_LD = nn.Parameter(
-            seeded_normal((low_dim, high_dim), 1.0 / math.sqrt(low_dim), seed, "routing_map")
-        )
+        drawn_LD = seeded_normal((low_dim, high_dim), 1.0 / math.sqrt(low_dim), seed, "routing_map")
+        self.map_LD = nn.Parameter(torch.eye(low_dim, high_dim) if map_start == "identity" else drawn_LD)
         self.start_TK: Tensor
         logits = seeded_normal((history_length, num_interests), sigma, seed, "routing_logits")
         self.register_buffer("start_TK", logits)

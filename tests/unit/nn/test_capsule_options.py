@@ -210,3 +210,15 @@ def test_histories_without_columns_are_empty():
     assert interests.abs().sum() == 0
     assert active.sum(1).tolist() == [1, 1]
     assert weights.shape == (2, 0, 3)
+
+
+def test_an_identity_map_starts_interests_among_their_behaviours():
+    routing = BehaviourToInterestRouting(
+        4, 4, num_interests=1, history_length=WIDTH, map_start="identity", squash_last=False
+    ).double()
+    vectors, mask = behaviours()
+    interests, _, _ = routing(vectors, mask)
+    torch.testing.assert_close(interests[:, 0], vectors.sum(1), atol=1e-12, rtol=0)
+    torch.testing.assert_close(layer(map_start="identity").map_LD, torch.eye(5, 4, dtype=torch.float64))
+    assert not torch.equal(layer().map_LD, torch.eye(5, 4, dtype=torch.float64))
+    assert layer(map_start="identity").map_LD.requires_grad
