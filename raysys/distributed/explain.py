@@ -1,6 +1,7 @@
 """What the report shows of single users: their behaviours, how these couple to interests, what each interest
 finds."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
     parts = sorted(manifest.info["part_events"])
     shown: list[dict[str, Any]] = []
     for part in parts:
-        queries = read_queries(features, part, run.evaluation.part, trained.shape, ("at",))
+        timed = dataclasses.replace(trained.shape, times=True)
+        queries = read_queries(features, part, run.evaluation.part, timed)
         long_enough = queries.history.stop - queries.history.start >= MIN_HISTORY
         order = np.argsort(hash_text(queries.user_id), kind="stable")
         rows = order[long_enough[order]][: run.evaluation.sample_users - len(shown)]
@@ -48,11 +50,10 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
 def _explain(
     row: int, queries: Queries, run: RunConfig, trained: Trained, index: Any, names: list[list[Any]]
 ) -> dict[str, Any]:
-    rows, length = np.array([row]), trained.run.model.history_length
+    rows = np.array([row])
     arrays = queries.batch(rows)
     batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
-    history = arrays["history"][0]
-    at = queries.history.window(rows, length, "at")[0]
+    history, at = arrays["history"][0], arrays["history_at"][0]
     retriever = VectorRetriever(trained.model, index)
     depth = run.evaluation.depth
     found = retrieve(retriever, queries, rows, run, depth)

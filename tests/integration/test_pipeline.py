@@ -227,6 +227,7 @@ embedding_dim = 16
 num_interests = 3
 hidden_dims = [16]
 history_length = 8
+most_frequent_of = 12
 num_negatives = 20
 recency = "gap"
 residual = true
@@ -257,6 +258,9 @@ def test_options_beyond_the_paper_go_down_the_whole_line(tmp_path, ray_cluster):
     trained = load_trained(Folder(out / "checkpoint"), Folder(out / "features"))
     part = sorted(Folder(out / "features").read_json("manifest.json")["info"]["part_events"])[0]
     queries = read_queries(Folder(out / "features"), part, "test", trained.shape)
+    for user in Folder(out / "evaluation").read_json("users.json")["users"]:
+        assert len({line["item_id"] for line in user["history"]}) == len(user["history"]) <= 8
+        assert len(user["couplings"]) == len(user["history"])
     arrays = queries.batch(np.arange(len(queries)))
     batch = {name: torch.from_numpy(arrays[name]) for name in inputs}
     encode = torch.export.load(out / "user_encoder" / "user_encoder.pt2").module()
