@@ -155,11 +155,6 @@ class History:
     def __len__(self) -> int:
         return len(self.start)
 
-    def window(self, rows: np.ndarray, length: int, name: str = "item_idx") -> np.ndarray:
-        """Return (len(rows), T) int64, the last events of each history; T <= length is the longest one
-        needed."""
-        return take(self.events[name], *last_positions(self.start[rows], self.stop[rows], length))
-
 
 def history_of(sequences: Sequences, visible: Visible, targets: np.ndarray) -> History:
     """Return the histories of the events at the stored flat positions `targets`."""

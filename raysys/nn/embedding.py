@@ -16,8 +16,6 @@ from raysys.config import require, suggest
 from raysys.schema import ALL_FEATURES, PADDING_IDX, Feature
 from raysys.seeds import derive_seed
 
-"""The name that stands for every feature of the catalog, where a run file lists features by name."""
-
 KINDS = ("id", "id_list", "number")
 """Feature kinds that can be embedded."""
 

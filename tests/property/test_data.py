@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from raysys.data import epochs
 from raysys.data.core import Core
 from raysys.data.hashing import hash_rows, hash_text
-from raysys.data.history import History
+from raysys.data.history import last_positions, take
 from raysys.data.partitions import sort_events
 from raysys.data.shapes import SampleShape
 from raysys.data.vocabulary import Vocabulary
@@ -462,10 +462,7 @@ def test_epochs_and_seeds_give_other_orders(tmp_path):
 @many
 def test_windows_hold_the_latest_events_right_aligned(sizes, length):
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    history = History(
-        {"item_idx": np.arange(2, 2 + offsets[-1])}, offsets[:-1], offsets[1:], np.arange(len(sizes))
-    )
-    window = history.window(np.arange(len(sizes)), length)
+    window = take(np.arange(2, 2 + offsets[-1]), *last_positions(offsets[:-1], offsets[1:], length))
     assert window.shape[1] <= length
     for row, size in enumerate(sizes):
         latest = list(range(2 + offsets[row], 2 + offsets[row] + size))[-length:]

@@ -2,11 +2,10 @@
 
 from unittest import mock
 
-import numpy as np
 import pyarrow as pa
 
 from raysys.data.files import pieces_of
-from raysys.data.history import load_sequences
+from raysys.data.history import last_positions, load_sequences, take
 from raysys.data.queries import queries_of
 from raysys.data.samples import training_samples
 from raysys.data.stages import read_events, write_partition
@@ -125,7 +124,7 @@ class Outcome:
         return result
 
     def _histories(self, history):
-        window = history.window(np.arange(len(history)), 10**6)
+        window = take(history.events["item_idx"], *last_positions(history.start, history.stop, 10**6))
         return [[self.ids[item] for item in row if item] for row in window.tolist()]
 
     def content(self):

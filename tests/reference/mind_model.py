@@ -157,3 +157,25 @@ class Reference:
             if config.learnt_quota:
                 total += config.learnt_quota * sum(user.gates) / num_users
         return total
+
+
+def assert_users_equal(model, batch, lengths, columns):
+    """Vectors, active interests and couplings of a small model equal those of `Reference`.
+
+    Args:
+        model, batch: in float64.
+        lengths: of the histories in the batch.
+        columns: of the batch's histories.
+    """
+    expected = Reference(model, small_catalog())
+    vectors, active = model.encode_users(batch)
+    couplings = model.couplings(batch)
+    for row, length in enumerate(lengths):
+        user, used = expected.user(batch, row), min(length, model.config.history_length)
+        assert active[row].tolist() == user.active
+        np.testing.assert_allclose(array(vectors[row]), user.vectors, atol=1e-10)
+        np.testing.assert_allclose(array(couplings[row, columns - used :]), user.couplings, atol=1e-10)
+        assert couplings[row, : columns - used].abs().sum() == 0
+        assert vectors[row, ~active[row]].abs().sum() == 0
+    everything = torch.arange(model.items.num_items)
+    np.testing.assert_allclose(array(model.encode_items(everything)), expected.items, atol=1e-10)

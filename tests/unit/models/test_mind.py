@@ -12,7 +12,7 @@ from raysys.models.contract import GradientModel, InterestModel, VectorModel
 from raysys.models.mind import Mind, MindConfig
 from raysys.nn.embedding import ItemEncoder
 from raysys.nn.loss_inputs import LossName
-from tests.reference.mind_model import Reference, array, build, doubled
+from tests.reference.mind_model import Reference, array, assert_users_equal, build, doubled
 from tests.reference.world import (
     LENGTHS,
     NUM_ITEMS,
@@ -38,19 +38,8 @@ VARIANTS = [
 
 @pytest.mark.parametrize("fields", VARIANTS)
 def test_users_equal_the_reference(fields):
-    catalog = small_catalog()
     model, batch = doubled(build(**fields), small_batch())
-    expected = Reference(model, catalog)
-    vectors, active = model.encode_users(batch)
-    couplings = model.couplings(batch)
-    for row, length in enumerate(LENGTHS):
-        user, used = expected.user(batch, row), min(length, 7)
-        assert active[row].tolist() == user.active
-        np.testing.assert_allclose(array(vectors[row]), user.vectors, atol=1e-10)
-        np.testing.assert_allclose(array(couplings[row, 9 - used :]), user.couplings, atol=1e-10)
-        assert couplings[row, : 9 - used].abs().sum() == 0
-        assert vectors[row, ~active[row]].abs().sum() == 0
-    np.testing.assert_allclose(array(model.encode_items(torch.arange(NUM_ITEMS))), expected.items, atol=1e-10)
+    assert_users_equal(model, batch, LENGTHS, columns=9)
 
 
 @pytest.mark.parametrize("fields", VARIANTS)

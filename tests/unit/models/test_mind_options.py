@@ -13,7 +13,7 @@ from raysys.models.mind import Mind, MindConfig
 from raysys.nn.loss_inputs import AMONG_TARGETS, WITH_HARDNESS, LossName
 from raysys.schema import PADDING_IDX
 from tests.reference import mind as reference
-from tests.reference.mind_model import Reference, array, build, doubled, shaken
+from tests.reference.mind_model import Reference, assert_users_equal, build, doubled, shaken
 from tests.reference.world import LENGTHS, last_columns, pad_left, small_batch, small_catalog, take_rows
 
 LOSSES = get_args(LossName)
@@ -71,15 +71,7 @@ def with_next_items(batch, n=3):
 @each_variant
 def test_users_equal_the_reference(fields):
     model, batch = doubled(shaken(build(**fields)), small_batch())
-    expected = Reference(model, small_catalog())
-    vectors, active = model.encode_users(batch)
-    couplings = model.couplings(batch)
-    for row, length in enumerate(LENGTHS):
-        user, used = expected.user(batch, row), min(length, 7)
-        assert active[row].tolist() == user.active
-        np.testing.assert_allclose(array(vectors[row]), user.vectors, atol=1e-10)
-        np.testing.assert_allclose(array(couplings[row, 9 - used :]), user.couplings, atol=1e-10)
-        assert couplings[row, : 9 - used].abs().sum() == 0
+    assert_users_equal(model, batch, LENGTHS, columns=9)
 
 
 @each_variant

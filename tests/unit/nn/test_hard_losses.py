@@ -9,6 +9,7 @@ import torch
 from raysys.nn.loss_inputs import WITH_HARDNESS, LossName
 from raysys.nn.losses import training_loss
 from tests.reference import losses as reference
+from tests.unit.nn.test_losses import named
 
 NUM_ITEMS = 30
 LOSSES = get_args(LossName)
@@ -33,19 +34,6 @@ def world(rows=6, interests=3, num_negatives=20, dtype=torch.float64, seed=0):
         "gbce_beta": torch.tensor(0.3, dtype=dtype),
     }
     return user, items, batch
-
-
-def named(name, user, items, batch, temperature=1.0, **options):
-    return training_loss(
-        name,
-        user,
-        items[batch["target"]],
-        batch,
-        temperature,
-        negative_vec_ND=items[batch["negatives"]],
-        item_table_VD=items,
-        **options,
-    )
 
 
 def row_losses(name, user, items, batch, temperature=1.0, hardness=0.0):

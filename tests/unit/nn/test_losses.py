@@ -154,7 +154,7 @@ def batch_of(target, num_negatives=20, seed=1):
     }
 
 
-def named(name, user, items, batch, temperature=1.0):
+def named(name, user, items, batch, temperature=1.0, **options):
     return training_loss(
         name,
         user,
@@ -163,6 +163,7 @@ def named(name, user, items, batch, temperature=1.0):
         temperature,
         negative_vec_ND=items[batch["negatives"]],
         item_table_VD=items,
+        **options,
     )
 
 

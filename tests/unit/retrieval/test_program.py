@@ -145,7 +145,8 @@ def test_runs_without_the_package(small, tmp_path):
     (tmp_path / "users.pt2").write_bytes(program_bytes(program))
     torch.save((batch, model.encode_users(batch)[0].detach()), tmp_path / "case.pt")
     command = [sys.executable, "-c", ALONE, str(tmp_path / "users.pt2"), str(tmp_path / "case.pt")]
-    subprocess.run(command, check=True, cwd=tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_onnx_equals_the_model(small, tmp_path):
