@@ -124,12 +124,12 @@ class Mind(nn.Module):
         else:
             target_RD, negative_ND = self.encode_items(target_R), self.encode_items(negatives_N)
         interests_BKD, active_BK, penalties = self._users(history_BT, batch, table_VD, length_B)
-        interests, active = interests_BKD, active_BK
-        if row_R is not None:
-            interests, active = interests_BKD[row_R], active_BK[row_R]
         if self.config.train_score == "served":
-            user = fill_inactive(interests, active)
+            user = fill_inactive(interests_BKD, active_BK)
         else:
+            interests, active = interests_BKD, active_BK
+            if row_R is not None:  # attention asks for the target, so each has a user vector of its own
+                interests, active, row_R = interests_BKD.index_select(0, row_R), active_BK[row_R], None
             user, _ = label_aware_attention(interests, target_RD, active, self.config.label_power)
         loss = training_loss(
             self.loss,
@@ -142,6 +142,7 @@ class Mind(nn.Module):
             item_table_VD=served_VD,
             hardness=self.config.hard_negatives,
             weight_B=weight_R,
+            row_B=row_R,
         )
         for name, penalty in penalties.items():
             loss = loss + getattr(self.config, name) * penalty

@@ -6,6 +6,8 @@ a user has several vectors, (B, K, D) in place of (B, D), the largest score answ
 negatives included, as it does when serving (`raysys.nn.scores`).
 
 Every loss takes `weight_B`, the weights of the rows, (B,); None weighs them by 1 / B, which gives the mean.
+Those with candidates of their own take `row_B` as well, where several targets share a user: (B,) int64, the
+row of `user` of each target. The candidates are then scored once for a user, not once for a target.
 The softmax losses take `hardness`: see `_softmax_losses`.
 
 Shape suffixes: B batch of one rank, C batch of all ranks, V catalogue, N negatives, D vector.
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from raysys.nn.gather import gather_rows
-from raysys.nn.loss_inputs import LossName
+from raysys.nn.loss_inputs import AMONG_TARGETS, LossName
 from raysys.nn.scores import scores_of_items, scores_of_targets
 from raysys.schema import NUM_RESERVED
 
@@ -35,12 +37,13 @@ def training_loss(
     item_table_VD: Tensor | None = None,
     hardness: float = 0.0,
     weight_B: Tensor | None = None,
+    row_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean loss of the given name over the rows of this rank; every model uses this function.
 
     Args:
         name: of the loss.
-        user: (B, D) user vectors, one for each target, or (B, K, D).
+        user: (B, D) user vectors, one for each target, or (B, K, D); with `row_B` one for each user.
         target_vec_BD: vectors of the targets.
         batch: `target` (B,) and the arrays of `raysys.nn.loss_inputs.LossInputs`.
         temperature: above zero.
@@ -50,11 +53,16 @@ def training_loss(
         item_table_VD: vectors by item_idx, for the full softmax.
         hardness: for the losses of `WITH_HARDNESS`; 0 for the others.
         weight_B: of the rows.
+        row_B: which row of `user` each target belongs to; not for losses whose candidates are the batch's
+            targets.
     """
     target_B = batch["target"] if target_B is None else target_B
     if name == "full_softmax":
         assert item_table_VD is not None, "the full softmax needs all items"
-        return full_softmax(user, item_table_VD, target_B, temperature, hardness=hardness, weight_B=weight_B)
+        return full_softmax(
+            user, item_table_VD, target_B, temperature, hardness=hardness, weight_B=weight_B, row_B=row_B
+        )
+    assert row_B is None or name not in AMONG_TARGETS, f"{name} needs a user vector for each target"
     if name == "in_batch":
         expected = batch["target_log_expected"]
         return in_batch_softmax(
@@ -64,14 +72,17 @@ def training_loss(
     vectors, items = (user, target_vec_BD, negative_vec_ND), (target_B, batch["negatives"])
     if name == "sampled_softmax":
         expected = batch["log_expected"]
-        return sampled_softmax(*vectors, *items, expected, temperature, hardness=hardness, weight_B=weight_B)
+        return sampled_softmax(
+            *vectors, *items, expected, temperature, hardness=hardness, weight_B=weight_B, row_B=row_B
+        )
     if name == "mixed":
         both = batch["target_log_expected"], batch["log_expected"]
         return mixed_softmax(*vectors, *items, *both, temperature, hardness=hardness, weight_B=weight_B)
     assert not hardness, f"{name} has no hardness"
     if name == "gbce":
-        return gbce(*vectors, *items, batch["gbce_beta"], temperature, weight_B=weight_B)
-    return bpr(*vectors, *items, temperature, weight_B=weight_B)
+        beta = batch["gbce_beta"]
+        return gbce(*vectors, *items, beta, temperature, weight_B=weight_B, row_B=row_B)
+    return bpr(*vectors, *items, temperature, weight_B=weight_B, row_B=row_B)
 
 
 def full_softmax(
@@ -82,6 +93,7 @@ def full_softmax(
     *,
     hardness: float = 0.0,
     weight_B: Tensor | None = None,
+    row_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy of the targets among all real items, a float32 (or wider) scalar.
 
@@ -94,7 +106,7 @@ def full_softmax(
         target_B: item_idx of the targets, int64, >= 2.
         temperature: above zero.
     """
-    scores_BV = _wide(scores_of_items(user / temperature, item_table_VD[NUM_RESERVED:]))
+    scores_BV = _wide(_rows(scores_of_items(user / temperature, item_table_VD[NUM_RESERVED:]), row_B))
     place_B = target_B - NUM_RESERVED
     if not hardness:
         return _weighted(functional.cross_entropy(scores_BV, place_B, reduction="none"), weight_B)
@@ -114,6 +126,7 @@ def sampled_softmax(
     *,
     hardness: float = 0.0,
     weight_B: Tensor | None = None,
+    row_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean importance-sampled softmax loss, a float32 (or wider) scalar.
 
@@ -138,8 +151,8 @@ def sampled_softmax(
         temperature: above zero.
     """
     user = user / temperature
-    positive_B = _wide(scores_of_targets(user, target_vec_BD))
-    scores_BN = _wide(scores_of_items(user, negative_vec_ND))
+    positive_B = _wide(scores_of_targets(_rows(user, row_B), target_vec_BD))
+    scores_BN = _wide(_rows(scores_of_items(user, negative_vec_ND), row_B))
     accidental_BN = target_B[:, None] == negatives_N
     return _weighted(
         _softmax_losses(positive_B, scores_BN, log_expected_N, accidental_BN, hardness), weight_B
@@ -240,6 +253,7 @@ def gbce(
     temperature: float,
     *,
     weight_B: Tensor | None = None,
+    row_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean generalised binary cross-entropy, a float32 (or wider) scalar.
 
@@ -263,8 +277,8 @@ def gbce(
         Negatives are shared by the batch; accidental hits are left out.
     """
     user = user / temperature
-    positive_B = _wide(scores_of_targets(user, target_vec_BD))
-    scores_BN = _wide(scores_of_items(user, negative_vec_ND))
+    positive_B = _wide(scores_of_targets(_rows(user, row_B), target_vec_BD))
+    scores_BN = _wide(_rows(scores_of_items(user, negative_vec_ND), row_B))
     accidental_BN = target_B[:, None] == negatives_N
     # -ln sigma(s) = softplus(-s) and -ln(1 - sigma(s)) = softplus(s)
     negative_B = functional.softplus(scores_BN, threshold=50.0).masked_fill(accidental_BN, 0.0).sum(1)
@@ -281,6 +295,7 @@ def bpr(
     temperature: float,
     *,
     weight_B: Tensor | None = None,
+    row_B: Tensor | None = None,
 ) -> Tensor:
     """Return the mean Bayesian personalised ranking loss, a float32 (or wider) scalar.
 
@@ -302,8 +317,8 @@ def bpr(
         Negatives are shared by the batch; regularisation is left to the optimiser's weight decay.
     """
     user = user / temperature
-    positive_B = _wide(scores_of_targets(user, target_vec_BD))
-    scores_BN = _wide(scores_of_items(user, negative_vec_ND))
+    positive_B = _wide(scores_of_targets(_rows(user, row_B), target_vec_BD))
+    scores_BN = _wide(_rows(scores_of_items(user, negative_vec_ND), row_B))
     accidental_BN = target_B[:, None] == negatives_N
     pairs_BN = functional.softplus(scores_BN - positive_B[:, None], threshold=50.0)
     sums_B = pairs_BN.masked_fill(accidental_BN, 0.0).sum(1)
@@ -346,6 +361,11 @@ def _softmax_losses(
         terms_BN = terms_BN + (lift_BN - mean_B1)
     others_B = terms_BN.masked_fill(accidental_BN, lowest).logsumexp(1)
     return functional.softplus(others_B - positive_B, threshold=50.0)
+
+
+def _rows(values: Tensor, row_B: Tensor | None) -> Tensor:
+    # the gradient of index_select adds up rows; that of indexing by a tensor sorts them first
+    return values if row_B is None else values.index_select(0, row_B)
 
 
 def _weighted(losses_B: Tensor, weight_B: Tensor | None) -> Tensor:

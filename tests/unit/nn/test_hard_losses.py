@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from raysys.nn.loss_inputs import WITH_HARDNESS, LossName
+from raysys.nn.loss_inputs import AMONG_TARGETS, WITH_HARDNESS, LossName
 from raysys.nn.losses import training_loss
 from tests.reference import losses as reference
 from tests.unit.nn.test_losses import named
@@ -102,14 +102,30 @@ def test_weights_of_rows(name, interests):
 
 
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - {"in_batch", "mixed"}))
-def test_rows_may_be_other_than_those_of_the_batch(name):
-    # three targets of two users
-    user, items, batch = world(rows=2)
+@pytest.mark.parametrize("interests", [0, 3])
+def test_targets_may_share_a_user(name, interests):
+    user, items, batch = world(rows=2, interests=interests)
     row, target = torch.tensor([0, 0, 1]), torch.tensor([4, 7, 4])
+    weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+
+    def loss(users, **rows):
+        vectors = {"negative_vec_ND": items[batch["negatives"]], "item_table_VD": items}
+        given = {**vectors, "target_B": target, "weight_B": weights, **rows}
+        return training_loss(name, users, items[target], batch, 0.5, **given)
+
+    expected = row_losses(name, user[row], items, {**batch, "target": target}, 0.5)
+    assert loss(user, row_B=row).item() == pytest.approx(np.dot(expected, weights.numpy()), rel=1e-10)
+    once = torch.autograd.grad(loss(user, row_B=row), (user, items))
+    twice = torch.autograd.grad(loss(user[row]), (user, items))
+    torch.testing.assert_close(once, twice)
+
+
+@pytest.mark.parametrize("name", sorted(AMONG_TARGETS))
+def test_targets_that_are_candidates_share_no_user(name):
+    user, items, batch = world(rows=2)
     vectors = {"negative_vec_ND": items[batch["negatives"]], "item_table_VD": items}
-    got = training_loss(name, user[row], items[target], batch, 1.0, target_B=target, **vectors)
-    expected = row_losses(name, user[row], items, {**batch, "target": target})
-    assert got.item() == pytest.approx(np.mean(expected), rel=1e-10)
+    with pytest.raises(AssertionError, match=f"{name} needs a user vector for each target"):
+        training_loss(name, user, items[batch["target"]], batch, 1.0, row_B=torch.tensor([0, 1]), **vectors)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
