@@ -70,9 +70,10 @@ class MindConfig:
     routing_regularisation: float = 0.0
     """Weight of the variance of an interest's routing weights over the behaviours, which keeps it from
     holding on to single ones; needs `routing_gradient = "all"`. The paper: 0."""
-    routing_start: Literal["gaussian", "farthest_point"] = "gaussian"
-    """Starting logits: drawn (the paper), or `routing_sigma` times the cosine with behaviours of the user
-    that lie far apart."""
+    routing_start: Literal["gaussian", "farthest_point", "position"] = "gaussian"
+    """Starting logits: drawn (the paper); or `routing_sigma` times the cosine with behaviours of the user
+    that lie far apart; or `routing_sigma` for the interest of the behaviour's place modulo K, 0 for others,
+    which deals the history out to the interests."""
     map_start: Literal["gaussian", "identity"] = "gaussian"
     """What the shared map S starts as; under identity an interest begins near its behaviours, which suits
     repeat purchase. The paper does not say."""

@@ -66,7 +66,9 @@ class BehaviourToInterestRouting(nn.Module):
         gradient: "last" takes the weights of the last round as constants, so the rounds before it get no
             gradient; "all" differentiates through every round.
         start: "gaussian" is the paper's; "farthest_point" starts every interest from a behaviour of the user
-            (`farthest_point_logits`).
+            (`farthest_point_logits`); "position" gives the behaviour t places before the latest sigma for
+            interest t mod K and 0 for the others, so that a large sigma deals the history out and K =
+            history_length keeps each item apart.
         squash_last: squash in the last round too; without it the interests keep the length of their sum.
         map_start: S starts from normal draws of variance 1 / L, or as the identity, so that an interest
             begins near the behaviours that it is made of.
@@ -89,7 +91,7 @@ class BehaviourToInterestRouting(nn.Module):
         sigma: float = 1.0,
         adaptive: bool = True,
         gradient: Literal["last", "all"] = "last",
-        start: Literal["gaussian", "farthest_point"] = "gaussian",
+        start: Literal["gaussian", "farthest_point", "position"] = "gaussian",
         squash_last: bool = True,
         map_start: Literal["gaussian", "identity"] = "gaussian",
         seed: int = 0,
@@ -105,7 +107,11 @@ class BehaviourToInterestRouting(nn.Module):
         drawn_LD = seeded_normal((low_dim, high_dim), 1.0 / math.sqrt(low_dim), seed, "routing_map")
         self.map_LD = nn.Parameter(torch.eye(low_dim, high_dim) if map_start == "identity" else drawn_LD)
         self.start_TK: Tensor
-        logits = seeded_normal((history_length, num_interests), sigma, seed, "routing_logits")
+        if start == "position":
+            own_T = torch.arange(history_length) % num_interests
+            logits = sigma * functional.one_hot(own_T, num_interests).float()
+        else:
+            logits = seeded_normal((history_length, num_interests), sigma, seed, "routing_logits")
         self.register_buffer("start_TK", logits)
 
     def forward(self, behaviour_BTL: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,9 +167,9 @@ class BehaviourToInterestRouting(nn.Module):
     def _start(self, mapped_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the starting logits, (B, K, T)."""
         batch, length, _ = mapped_BTD.shape
-        if self.start == "gaussian":
-            return self.start_TK[:length].flip(0).T.to(mapped_BTD.dtype).expand(batch, -1, -1)
-        return self.sigma * farthest_point_logits(mapped_BTD, mask_BT, self.num_interests)
+        if self.start == "farthest_point":
+            return self.sigma * farthest_point_logits(mapped_BTD, mask_BT, self.num_interests)
+        return self.start_TK[:length].flip(0).T.to(mapped_BTD.dtype).expand(batch, -1, -1)
 
     def _active(self, length_B: Tensor) -> Tensor:
         interests_K = torch.arange(self.num_interests, device=length_B.device)

@@ -82,6 +82,11 @@ def farthest_points(vectors, num_seeds):
     return [[cosine(vector, vectors[seed]) for seed in seeds] for vector in vectors]
 
 
+def positions(ages, num_interests, sigma):
+    """Starting logits of behaviours that came so many places before the latest one."""
+    return [[sigma if j == age % num_interests else 0.0 for j in range(num_interests)] for age in ages]
+
+
 def gap_age(seconds):
     """floor(log2(1 + seconds)): the largest a with 2^a <= 1 + seconds."""
     age = 0

@@ -97,6 +97,8 @@ class Reference:
             mapped = reference.mapped(behaviours, array(self.model.routing.map_LD))
             cosines = reference.farthest_points(mapped, k) if mapped else []
             return [[self.config.routing_sigma * value for value in row] for row in cosines]
+        if self.config.routing_start == "position":
+            return reference.positions(ages, self.config.num_interests, self.config.routing_sigma)
         return [array(self.model.routing.start_TK)[age] for age in ages]
 
     def user(self, batch, row, length=None):

@@ -40,6 +40,8 @@ SINGLE = [
     {"hard_negatives": 0.7},
     {"routing_regularisation": 0.5, "routing_gradient": "all"},
     {"routing_start": "farthest_point", "routing_sigma": 3.0},
+    {"routing_start": "position", "routing_sigma": 20.0, "adaptive_interests": False},
+    {"routing_start": "position", "routing_sigma": 2.0},
     {"learnt_quota": 0.2},
 ]
 COMBINED = [

@@ -41,6 +41,9 @@ def expected_of(routing, vectors, mask, weight=None, lengths=None):
         k = reference.num_active(n, routing.num_interests) if routing.adaptive else routing.num_interests
         if routing.start == "farthest_point":
             start = routing.sigma * np.array(reference.farthest_points(low, k) if len(low) else [])
+        elif routing.start == "position":
+            ages = [int(mask.shape[1]) - 1 - int(column) for column in columns]
+            start = np.array(reference.positions(ages, routing.num_interests, routing.sigma))
         else:
             start = routing.start_TK.numpy()[mask.shape[1] - 1 - columns]
         own = None if weight is None else weight[row].T.numpy()[columns]
@@ -53,7 +56,7 @@ def expected_of(routing, vectors, mask, weight=None, lengths=None):
 @pytest.mark.parametrize("rounds", [1, 2, 4])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("squash_last", [True, False])
-@pytest.mark.parametrize("start", ["gaussian", "farthest_point"])
+@pytest.mark.parametrize("start", ["gaussian", "farthest_point", "position"])
 def test_routing_equals_the_reference(rounds, weighted, squash_last, start):
     routing = layer(iterations=rounds, squash_last=squash_last, start=start, sigma=2.0)
     vectors, mask = behaviours()
@@ -76,7 +79,7 @@ def test_factors_of_one_change_nothing_and_factors_learn(gradient):
     assert (ones.grad.abs() > 0).all()
 
 
-@pytest.mark.parametrize("start", ["gaussian", "farthest_point"])
+@pytest.mark.parametrize("start", ["gaussian", "farthest_point", "position"])
 def test_gradient_all_with_factors_is_the_whole_derivative(start):
     # but for the starting logits, which are constants
     routing = layer(gradient="all", squash_last=False, start=start)

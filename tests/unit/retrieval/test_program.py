@@ -14,6 +14,13 @@ from tests.reference.mind_model import shaken
 from tests.reference.world import LENGTHS, NUM_ITEMS, last_columns, small_batch, small_catalog
 
 SMALL = {"embedding_dim": 6, "num_interests": 3, "history_length": 7, "hidden_dims": (10,)}
+RECOMMENDED = {
+    "recency": "slot",
+    "residual": True,
+    "squash_last": False,
+    "latest_items": 5,
+    "train_score": "served",
+}
 
 
 def build(catalog=None, **fields):
@@ -55,6 +62,7 @@ def small():
         {"recency": "gap"},
         {"recency": "gap", "history_length": 1, "latest_items": 1, "routing_start": "farthest_point"},
         {"latest_items": 3},
+        {"routing_start": "position", "num_interests": 7, "adaptive_interests": False},
         {"routing_start": "farthest_point", "learnt_quota": 0.1, "adaptive_interests": False},
         {
             "recency": "gap",
@@ -149,14 +157,17 @@ def test_runs_without_the_package(small, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_onnx_equals_the_model(small, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch's own exporter
+@pytest.mark.parametrize("fields", [{}, RECOMMENDED], ids=["paper", "recommended"])
+def test_onnx_equals_the_model(fields, tmp_path):
     # float32 in another runtime: sums of other order
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed; pip install raysys[onnx]")
     runtime = pytest.importorskip(
         "onnxruntime", reason="onnxruntime is not installed; pip install raysys[onnx]"
     )
-    model, program, _ = small
+    model = shaken(build(**fields)).eval()
+    program, _ = exported(model)
     torch.onnx.export(program, dynamo=True).save(str(tmp_path / "users.onnx"))
     session = runtime.InferenceSession(str(tmp_path / "users.onnx"))
     for rows, columns in ((1, 1), (2, 7), (6, 5)):
