@@ -1,4 +1,5 @@
-"""Generated logs for the benchmarks: Zipf items, users of very different activity, five item features."""
+"""Generated logs for the benchmarks: Zipf items, users of very different activity, five item features, and
+the five user features of MovieLens 1M with their numbers of values."""
 
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import pyarrow.parquet as pq
 ROWS_PER_FILE = 500_000
 NUM_ITEMS = 100_000
 FEATURES = {"category": 2_000, "department": 40, "brand": 5_000, "shop": 10_000, "price_band": 12}
+USER_FEATURES = {"gender": 2, "age": 7, "occupation": 21, "zip": 3_439}
 START = 1_700_000_000
 SPAN_S = 60 * 86_400
 
 
 def write_log(folder: Path, rows: int, users: int, seed: int = 0, num_items: int = NUM_ITEMS) -> Path:
-    """Write `events/*.parquet`, in order of time, and `items.parquet`; return the folder.
+    """Write `events/*.parquet`, in order of time, `items.parquet` and `users.parquet`; return the folder.
 
     A user's activity is log-normal, an item's popularity Zipf with exponent 1.05; a tenth of a visit's events
     follow each other within minutes, so that sessions exist.
@@ -45,6 +47,9 @@ def write_log(folder: Path, rows: int, users: int, seed: int = 0, num_items: int
         pq.write_table(table, folder / "events" / f"{number:04d}.parquet", compression="snappy")
     features = {name: random.integers(0, size, num_items) for name, size in FEATURES.items()}
     pq.write_table(pa.table({"item_id": np.sort(names), **features}), folder / "items.parquet")
+    users_of = {name: random.integers(0, size, users) for name, size in USER_FEATURES.items()}
+    names = np.sort(visitors)
+    pq.write_table(pa.table({"user_id": names, "who": names, **users_of}), folder / "users.parquet")
     (folder / "done").touch()
     return folder
 

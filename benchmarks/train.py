@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,19 @@ events = "{log}/events/*.parquet"
 user = "user_id"
 item = "item_id"
 time = "timestamp"
+[data.users]
+path = "{log}/users.parquet"
+id = "user_id"
+[data.users.features]
+who = {{}}
+gender = {{}}
+age = {{}}
+occupation = {{}}
+zip = {{}}
 [model]
 name = "mind"
 num_interests = 4
+profile_features = []
 [training]
 batch_size = 1024
 epochs = {epochs}
@@ -117,8 +128,13 @@ def two_workers_vs_one() -> float:
     return two / one
 
 
-def setup(out: str) -> tuple[Any, Any, Any]:
-    """Return the job of a run whose features are prepared, its catalog and a fresh model."""
+def setup(out: str, overrides: Sequence[str] = ()) -> tuple[Any, Any, Any]:
+    """Return the job of a run whose features are prepared, its catalog and a fresh model.
+
+    Args:
+        out: folder of the run.
+        overrides: as `--set` takes them.
+    """
     from raysys.distributed.loop import Job, catalog_of
     from raysys.manifest import read_manifest
     from raysys.models import build_model
@@ -126,7 +142,7 @@ def setup(out: str) -> tuple[Any, Any, Any]:
     from raysys.storage import Folder
 
     folder = Folder(out)
-    run = load_run(str(run_file(DATA / "train-log", workers=1)))
+    run = load_run(str(run_file(DATA / "train-log", workers=1)), overrides)
     manifest = read_manifest(folder / "features", "features", "prepare")
     job = Job(run, folder / "features", manifest, folder)
     catalog = catalog_of(job.features, manifest)

@@ -22,6 +22,8 @@ def squash(vectors: Tensor) -> Tensor:
     limit), not NaN.
     """
     square = vectors.square().sum(-1, keepdim=True)
+    if not (torch.is_grad_enabled() and vectors.requires_grad):  # in fewer passes
+        return vectors * (square.sqrt() / (1.0 + square))
     zero = square == 0
     length = torch.where(zero, 1.0, square).sqrt()
     return vectors * torch.where(zero, 0.0, length / (1.0 + square))
@@ -158,7 +160,7 @@ class BehaviourToInterestRouting(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.gradient == "all"):
             for _ in range(self.iterations - 1):
                 interests_BKD = squash((logits_BKT.softmax(1) * adds_BKT) @ mapped_BTD)
-                logits_BKT = logits_BKT + interests_BKD @ mapped_BTD.transpose(1, 2)
+                logits_BKT = torch.baddbmm(logits_BKT, interests_BKD, mapped_BTD.transpose(1, 2))
             weights_BKT = logits_BKT.softmax(1)
         sum_BKD = (weights_BKT * adds_BKT) @ mapped_BTD
         weights_BTK = (weights_BKT * mask_B1T).transpose(1, 2)
