@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.logs import write_log
 from benchmarks.prepare import DATA, ROOT
 
+BATCH = 1024
 USERS, ITEMS, ROWS = 6_000, 3_500, 1_000_000
 RUN = """
 [data]
@@ -40,7 +41,7 @@ name = "mind"
 num_interests = 4
 profile_features = []
 [training]
-batch_size = 1024
+batch_size = {batch}
 epochs = {epochs}
 patience = 0
 valid_users = 100
@@ -60,9 +61,9 @@ def features() -> Path:
     return out
 
 
-def run_file(log: Path, workers: int, epochs: int = 2) -> Path:
-    path = DATA / f"train-{workers}-{epochs}.toml"
-    path.write_text(RUN.format(log=log, workers=workers, epochs=epochs))
+def run_file(log: Path, workers: int, epochs: int = 2, batch: int = BATCH) -> Path:
+    path = DATA / f"train-{workers}-{epochs}-{batch}.toml"
+    path.write_text(RUN.format(log=log, workers=workers, epochs=epochs, batch=batch))
     return path
 
 
@@ -71,12 +72,17 @@ def _job(name: str, run: Path, out: Path) -> None:
     subprocess.run(command, capture_output=True, check=True)
 
 
-def trained(workers: int) -> tuple[float, float]:
-    """Return samples per second of the second epoch, and of the first one with its start."""
+def trained(workers: int, batch: int = BATCH) -> tuple[float, float]:
+    """Return samples per second of the second epoch, and of the first one with its start.
+
+    Args:
+        workers: of one thread each.
+        batch: samples of a step, those of all workers together.
+    """
     out = features()
     for name in ("checkpoint", ".checkpoint.resume", "logs"):
         shutil.rmtree(out / name, ignore_errors=True)
-    _job("train", run_file(DATA / "train-log", workers), out)
+    _job("train", run_file(DATA / "train-log", workers, batch=batch), out)
     curve = json.loads((out / "checkpoint" / "state.json").read_text())["curve"]
     first, second = curve[0], curve[1]
     steady = (second["samples"] - first["samples"]) / (second["train_s"] - first["train_s"])
@@ -122,7 +128,18 @@ def epoch_vs_plain() -> float:
 
 
 def two_workers_vs_one() -> float:
-    """Return samples per second of two workers of one thread over one worker of one thread."""
+    """Return samples per second of two workers of one thread over one worker of one thread.
+
+    Each of the two has the 1024 samples of a step that one worker has in the other benchmarks, so that the
+    batch of both together is 2048; the one worker takes the same batch.
+    """
+    two, one = trained(2, 2 * BATCH)[0], trained(1, 2 * BATCH)[0]
+    print(f"  two workers {two:.0f} samples/s, one {one:.0f}", flush=True)
+    return two / one
+
+
+def two_workers_vs_one_small() -> float:
+    """Return the same for a batch of 1024, 512 samples for each of the two."""
     two, one = trained(2)[0], trained(1)[0]
     print(f"  two workers {two:.0f} samples/s, one {one:.0f}", flush=True)
     return two / one

@@ -215,28 +215,33 @@ class _Loop:
                 self.save()
         return bool(state.stopped) or self._signalled
 
-    def _settle(self) -> None:
-        """Move this rank's sums since the last time into the state, summed over all ranks."""
-        names = sorted(self.counted.sums)
-        totals = self.rank.sum([*(self.counted.sums[name] for name in names), float(self.counted.samples)])
-        for name, value in zip(names, totals, strict=False):
-            self.state.epoch_sums[name] = self.state.epoch_sums.get(name, 0.0) + value
-        self.state.epoch_samples += int(totals[-1])
-        self.state.samples += int(totals[-1])
+    def _settle(self, *wishes: float) -> list[float]:
+        """Move this rank's sums since the last time into the state, summed over all ranks.
+
+        Returns the wishes, summed over the ranks on the same way: a second one would cost as much again.
+        """
         now = time.monotonic()
         self.state.train_s += now - self.clock
         self.clock = now
+        names = sorted(self.counted.sums)
+        sums = [self.counted.sums[name] for name in names]
+        samples, *rest = self.rank.sum([float(self.counted.samples), *sums, *wishes])
+        for name, value in zip(names, rest, strict=False):
+            self.state.epoch_sums[name] = self.state.epoch_sums.get(name, 0.0) + value
+        self.state.epoch_samples += int(samples)
+        self.state.samples += int(samples)
         self.counted.sums.clear()
         self.counted.samples = 0
+        return rest[len(names) :]
 
     def _tick(self) -> None:
         """Agree over the ranks on the sums, on a wish to stop and on the time, and show progress."""
-        self._settle()
         state, limit = self.state, self.training.max_minutes * 60
         wishes = [0.0, 0.0]
         if self.rank.rank == 0:
-            wishes = [float(self.rank.stopping()), float(bool(limit) and state.train_s > limit)]
-        signal, timeout = self.rank.sum(wishes)
+            seconds = state.train_s + time.monotonic() - self.clock
+            wishes = [float(self.rank.stopping()), float(bool(limit) and seconds > limit)]
+        signal, timeout = self._settle(*wishes)
         if signal:
             self._signalled = True
         elif timeout:
