@@ -11,7 +11,8 @@ a category's items are always taken in their order. So an item's gain when its t
 anything is taken: f(u, i) - lambda * (items of its category that score better). It falls along a category,
 and taking the largest head of sorted lists again and again is sorting them all: one ranking replaces the
 loop over ranks and users. As gains fall along every category and do not depend on others, the greedy list
-has the largest Q of all lists, with a cap too; score given up and variety gained both rise with lambda.
+has the largest Q of all lists of its length, with a cap too; score given up and variety gained both rise with
+lambda.
 
 Shape suffixes: Q queries, W candidates of a query.
 """
@@ -46,7 +47,7 @@ def category_places(candidates: Candidates, categories: NDArray[np.integer]) -> 
         raise RetrievalError(
             f"categories from {categories.min()} to {categories.max()}; expected 0 to {2**32 - 1}"
         )
-    largest = int(candidates.item_idx.max(initial=-1))
+    largest = int(candidates.item_idx.max(initial=0))
     if largest >= len(categories):
         raise RetrievalError(
             f"item_idx {largest} among the candidates, {len(categories)} items have a category"
