@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import peers, prepare, search, train
+from benchmarks import diversity, peers, prepare, search, train
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ BENCHMARKS = (
     Benchmark("train_mind_vs_deepmatch", 2.8, True, 3, lambda: peers.against("deepmatch")),
     Benchmark("search_exact_vs_faiss_flat", 2.5, True, 3, search.exact_vs_faiss_flat),
     Benchmark("search_sharded_vs_single", 0.9, True, 3, search.sharded_vs_single),
+    Benchmark("diversify_ml1m_s", 2.0, False, 3, diversity.ml1m_s),
 )
 
 

@@ -141,7 +141,8 @@ def _index_figures(
         part = sorted(features.info["part_events"])[0]
         queries = read_queries(out / "features", part, run.evaluation.part, trained.shape)
         rows = np.arange(min(len(queries), RECALL_SAMPLE))
-        exact = local_index(trained.model, features.info["items"], trained.run.model.embedding_dim, "cpu")
+        dim, metric = trained.run.model.embedding_dim, manifest.info["metric"]
+        exact = local_index(trained.model, features.info["items"], dim, "cpu", metric)
         answers = [
             retrieve(VectorRetriever(trained.model, which), queries, rows, trained_run(trained, run), depth)
             for which in (exact, index)

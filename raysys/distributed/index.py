@@ -19,12 +19,13 @@ import ray
 
 from raysys import config as configuration
 from raysys.data.parsing import combine
-from raysys.distributed.cluster import num_cpus, run_tasks
+from raysys.distributed.cluster import cause_of, num_cpus, run_tasks
 from raysys.distributed.exporter import KIND as VECTORS
 from raysys.errors import ConfigError, RetrievalError
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest, read_manifest
 from raysys.retrieval.candidates import Candidates, merge_top_k
+from raysys.retrieval.exact import Metric
 from raysys.retrieval.index import IndexConfig, build_index, load_index, set_search_threads
 from raysys.run import RunConfig
 from raysys.storage import Folder, replacing
@@ -59,14 +60,14 @@ def build(run: RunConfig, out: Folder) -> Folder:
         raise ConfigError(
             f"index.shards: found {shards}, expected at most the {num_items} items of the catalogue"
         )
-    bounds = np.linspace(0, num_items, shards + 1).astype(int).tolist()
-    ranges = list(itertools.pairwise(bounds))
+    ranges = balanced_ranges(num_items, shards)
+    metric = chosen_metric(run.index, vectors)
     with replacing(target) as staged:
-        _train(run.index, out / "vectors", vectors, staged)
+        _train(run.index, metric, out / "vectors", vectors, staged)
         sizes = run_tasks(build_shard, list(enumerate(ranges)), out / "vectors", staged)
         info = {
             "kind": run.index.kind,
-            "metric": vectors.info["metric"],
+            "metric": metric,
             "dim": vectors.info["dim"],
             "shards": [
                 {"name": shard_name(i), "rows": list(r), "items": sizes[i]} for i, r in enumerate(ranges)
@@ -78,20 +79,36 @@ def build(run: RunConfig, out: Folder) -> Folder:
         staged.filesystem.delete_file(f"{staged.path}/{EMPTY}.json")
         Manifest(kind=KIND, config_digest=digest, parents=parents, info=info).write(staged)
     logger.info(
-        fields(index=target.uri, kind=run.index.kind, shards=shards, seconds=time.monotonic() - begin)
+        fields(
+            index=target.uri,
+            kind=run.index.kind,
+            metric=metric,
+            shards=shards,
+            seconds=time.monotonic() - begin,
+        )
     )
     return target
+
+
+def balanced_ranges(num_items: int, shards: int) -> list[tuple[int, int]]:
+    """Return contiguous (start, stop) rows of each shard; their sizes differ by one at most."""
+    return list(itertools.pairwise(number * num_items // shards for number in range(shards + 1)))
+
+
+def chosen_metric(config: IndexConfig, vectors: Manifest) -> Metric:
+    """Return the metric of an index: what `[index]` says, else what the model was trained for."""
+    return vectors.info["metric"] if config.metric == "model" else config.metric
 
 
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}.faiss"
 
 
-def _train(config: IndexConfig, folder: Folder, vectors: Manifest, staged: Folder) -> None:
+def _train(config: IndexConfig, metric: Metric, folder: Folder, vectors: Manifest, staged: Folder) -> None:
     """Write the empty index that every shard starts from, trained on evenly spaced items where it needs
     training."""
-    empty = build_index(config, vectors.info["metric"], vectors.info["dim"])
-    if config.kind not in ("exact", "flat"):
+    empty = build_index(config, metric, vectors.info["dim"])
+    if not empty.is_trained:
         step = max(1, -(-vectors.info["items"] // TRAINING_SAMPLE))
         sample = [block[::step] for _, block in read_vectors(folder, 0, vectors.info["items"])]
         empty.train(np.concatenate(sample))
@@ -197,17 +214,37 @@ def open_index(folder: Folder, replicas: int) -> tuple[ShardedIndex, Manifest]:
 
     Raises:
         ManifestError: no finished index.
+        RetrievalError: a shard that cannot be loaded or does not hold the items it was built with.
     """
     manifest = read_manifest(folder, KIND, "index")
     names = [shard["name"] for shard in manifest.info["shards"]]
     cpus = min(1.0, 0.5 * num_cpus() / (len(names) * replicas))
-    remote: Any = ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=3)
+    # Spread, so that a lost node takes as few copies of one shard as possible with it.
+    remote: Any = ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=3, scheduling_strategy="SPREAD")
     actor = remote(ShardActor)
     handles = [[actor.remote(folder, name, max(1, int(cpus))) for _ in range(replicas)] for name in names]
-    counts = [ray.get([handle.num_items.remote() for handle in copies]) for copies in handles]
-    for shard, copies in zip(manifest.info["shards"], counts, strict=True):
-        if any(count != shard["items"] for count in copies):
-            raise RetrievalError(
-                f"{folder.uri}/{shard['name']}: holds {copies} items, expected {shard['items']}"
-            )
-    return ShardedIndex(handles, sum(copies[0] for copies in counts)), manifest
+    index = ShardedIndex(handles, sum(shard["items"] for shard in manifest.info["shards"]))
+    try:
+        _check_shards(folder, manifest, handles)
+    except BaseException:
+        index.close()
+        raise
+    return index, manifest
+
+
+def _check_shards(folder: Folder, manifest: Manifest, handles: list[list[Any]]) -> None:
+    asked = [[handle.num_items.remote() for handle in copies] for copies in handles]
+    for shard, copies in zip(manifest.info["shards"], asked, strict=True):
+        where = f"{folder.uri}/{shard['name']}"
+        try:
+            counts = ray.get(copies)
+        except ray.exceptions.RayActorError as error:
+            raise cause_of(error) or RetrievalError(
+                f"{where}: its process cannot start; {_last_line(error)}"
+            ) from None
+        if any(count != shard["items"] for count in counts):
+            raise RetrievalError(f"{where}: holds {counts} items, expected {shard['items']}; index again")
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -15,6 +15,7 @@ from raysys.manifest import Manifest
 from raysys.models import sample_shape
 from raysys.models.contract import InterestModel, VectorModel
 from raysys.retrieval.candidates import Candidates
+from raysys.retrieval.exact import Metric
 from raysys.retrieval.index import ExactIndex
 from raysys.retrieval.vectors import Found, VectorRetriever, encode_catalogue
 from raysys.run import RunConfig
@@ -88,9 +89,11 @@ def _health_over_ranks(health: InterestHealth | None, k: int, rank: "Rank") -> d
     return to_curve(InterestHealth.of_sums(own.num_interests, k, rank.sum(own.sums())).result())
 
 
-def local_index(model: VectorModel, num_candidates: int, dim: int, device: str) -> ExactIndex:
+def local_index(
+    model: VectorModel, num_candidates: int, dim: int, device: str, metric: Metric = "inner_product"
+) -> ExactIndex:
     """Return an exact index of the model's present item vectors."""
-    index = ExactIndex("inner_product", dim)
+    index = ExactIndex(metric, dim)
     for item_idx, vectors in encode_catalogue(model, num_candidates + 2, device=device):
         index.add(item_idx, vectors)
     return index

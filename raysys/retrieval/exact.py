@@ -7,7 +7,7 @@ vectors alone. The answer is therefore the exact top k under one fixed formula, 
 block size, thread count and exact index.
 """
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,13 @@ from raysys.retrieval.candidates import (
 )
 from raysys.schema import NUM_RESERVED
 
-Metric = Literal["inner_product", "l2"]
+Product = Literal["inner_product", "l2"]
+"""What two vectors are compared by once they are stored: each kind of search knows these two."""
+
+Metric = Literal["inner_product", "cosine", "l2"]
+"""What a user of an index asks for. "cosine" is the inner product of vectors scaled to length one."""
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 _QUERY_BLOCK = 256
 _SCORE_BLOCK = 2**21
@@ -33,8 +39,37 @@ _ROUNDING = 2.0**-24
 _LARGEST_VALUE = 1e15
 
 
+def product_of(metric: Metric) -> Product:
+    """Return what the vectors that `comparable` gives are compared by."""
+    return "l2" if metric == "l2" else "inner_product"
+
+
+def comparable(vectors: FloatArray, metric: Metric) -> FloatArray:
+    """Return queries or item vectors as they are compared: for "cosine" scaled to length one, else unchanged.
+
+    A row's bits depend on that row alone, as lengths are added up in the fixed tree of `pair_scores`, in
+    float64: neither the batch nor the shard shows. A zero vector stays zero, so its cosine with anything is
+    0, never NaN.
+
+    Args:
+        vectors: (N, D) float32, finite.
+        metric: of the index.
+    Returns:
+        (N, D) float32; lengths are one up to rounding, so a cosine can exceed 1 by about 1e-7.
+    """
+    if metric != "cosine":
+        return vectors
+    scaled = np.empty_like(vectors)
+    for start in range(0, len(vectors), _PAIR_BLOCK):
+        piece = slice(start, start + _PAIR_BLOCK)
+        wide = vectors[piece].astype(np.float64)
+        lengths = np.sqrt(_tree_sum(wide * wide))
+        scaled[piece] = wide / np.where(lengths > 0, lengths, 1.0)[:, None]
+    return scaled
+
+
 def pair_scores(
-    queries: FloatArray, vectors: FloatArray, rows: IntArray, columns: IntArray, metric: Metric
+    queries: FloatArray, vectors: FloatArray, rows: IntArray, columns: IntArray, metric: Product
 ) -> FloatArray:
     """Return the score of each pair (queries[rows[p]], vectors[columns[p]]).
 
@@ -62,7 +97,7 @@ def pair_scores(
     return -scores if metric == "l2" else scores
 
 
-def _tree_sum(terms: FloatArray) -> FloatArray:
+def _tree_sum(terms: NDArray[Real]) -> NDArray[Real]:
     width = terms.shape[1]
     while width > 16:
         half = width // 2
@@ -83,7 +118,7 @@ def vector_norms(vectors: FloatArray) -> NDArray[np.float64]:
 
 
 def score_error(
-    query_norms: NDArray[np.float64], largest_norm: float, dim: int, metric: Metric
+    query_norms: NDArray[np.float64], largest_norm: float, dim: int, metric: Product
 ) -> NDArray[np.float64]:
     """Return for each query how far a product's score and `pair_scores` can lie apart, by the standard bound.
 
@@ -102,7 +137,7 @@ def exact_search(
     norms: NDArray[np.float64],
     item_idx: IntArray,
     k: int,
-    metric: Metric,
+    metric: Product,
 ) -> Candidates:
     """Return the exact best k items of each query.
 
@@ -133,7 +168,7 @@ def _search_block(
     norms: NDArray[np.float64],
     item_idx: IntArray,
     k: int,
-    metric: Metric,
+    metric: Product,
 ) -> Candidates:
     best = missing_candidates(len(queries), k)
     query_norms = vector_norms(queries)
@@ -161,7 +196,7 @@ def _product(
     query_norms: NDArray[np.float64],
     block: FloatArray,
     block_norms: NDArray[np.float64],
-    metric: Metric,
+    metric: Product,
 ) -> FloatArray:
     if metric == "inner_product":
         return queries @ block.T

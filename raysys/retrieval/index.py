@@ -1,20 +1,22 @@
 """Search indexes on one machine: exact search of our own, and everything Faiss can build. Only this file
 knows Faiss.
 
-An index holds vectors under their item_idx and answers with `Candidates`, larger scores first for both
-metrics ("l2" scores are negative squared distances). The kinds "exact" and "flat" give the same bits: see
-`raysys.retrieval.exact` for why, and why a shard split cannot change them. A Faiss factory string, such as
-"IVF1024,Flat", is approximate; its scores are Faiss's own and it promises no parity, so its recall against
-exact search belongs beside every figure.
+An index holds vectors under their item_idx and answers with `Candidates`, larger scores first for every
+metric ("l2" scores are negative squared distances). For "cosine" vectors are scaled to length one when they
+are added and queries when they are searched; a zero vector scores 0. The kinds "exact" and "flat" give the
+same bits: see `raysys.retrieval.exact` for why, and why a shard split cannot change them. A Faiss factory
+string, such as "IVF1024,Flat", is approximate; its scores are Faiss's own and it promises no parity, so its
+recall against exact search belongs beside every figure.
 
 On disk an index is one file that `faiss.read_index` opens, item_idx included, and a JSON header `<name>.json`
-beside it. Nothing is pickled.
+beside it. Nothing is pickled. The vectors in the file are as they are compared: whoever searches a "cosine"
+file with Faiss alone scales the queries.
 """
 
 import re
 import zlib
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import faiss
 import numpy as np
@@ -24,12 +26,15 @@ from raysys.errors import ConfigError, RetrievalError
 from raysys.retrieval.candidates import Candidates, FloatArray, IntArray, missing_candidates, rank_top_k
 from raysys.retrieval.exact import (
     Metric,
+    Product,
     check_items,
     check_new,
     check_queries,
     check_vectors,
+    comparable,
     exact_search,
     pair_scores,
+    product_of,
     score_error,
     vector_norms,
 )
@@ -37,7 +42,7 @@ from raysys.storage import Folder
 
 FORMAT = 1
 
-_FAISS_METRIC: dict[Metric, int] = {"inner_product": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
+_FAISS_METRIC: dict[Product, int] = {"inner_product": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 _FLAT_TYPES = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexFlatL2)
 _MAX_LISTS = 2**22
 _FETCHED = 2**22
@@ -55,6 +60,9 @@ class IndexConfig:
     """Copies of every shard that share the queries; at least 1."""
     search_parameters: str = ""
     """What a factory string leaves open, as Faiss spells it: "nprobe=16"; "" keeps Faiss's defaults."""
+    metric: Literal["model", Metric] = "model"
+    """What vectors are compared by: model (what the model was trained for, as `vectors/` records it),
+    inner_product, cosine (a zero vector scores 0) or l2 (negative squared distance)."""
 
     def __post_init__(self) -> None:
         require(self.shards >= 1, f"shards: found {self.shards}, expected at least 1")
@@ -91,6 +99,8 @@ class Index(Protocol):
     def dim(self) -> int: ...
     @property
     def num_items(self) -> int: ...
+    @property
+    def is_trained(self) -> bool: ...
 
     def train(self, vectors: FloatArray) -> None:
         """Fit what the kind needs to a sample (N, D) of item vectors; nothing happens for exact kinds."""
@@ -117,11 +127,16 @@ class ExactIndex:
     def __init__(self, metric: Metric, dim: int) -> None:
         self.metric: Metric = metric
         self.dim = dim
+        self._product: Product = product_of(metric)
         self._parts: list[tuple[IntArray, FloatArray]] = []
 
     @property
     def num_items(self) -> int:
         return sum(len(item_idx) for item_idx, _ in self._parts)
+
+    @property
+    def is_trained(self) -> bool:
+        return True
 
     def train(self, vectors: FloatArray) -> None:
         check_vectors(vectors, self.dim, "training sample")
@@ -129,7 +144,11 @@ class ExactIndex:
     def add(self, item_idx: IntArray, vectors: FloatArray) -> None:
         new, rows = check_items(item_idx, vectors, self.dim)
         check_new(new, [known for known, _ in self._parts])
-        self._parts.append((new.copy(), rows.copy()))
+        self._parts.append((new.copy(), comparable(rows, self.metric).copy()))
+
+    def take_over(self, item_idx: IntArray, vectors: FloatArray) -> None:
+        """Fill an empty index with what another one held: scaling vectors twice would change their bits."""
+        self._parts = [(item_idx, vectors)]
 
     def _joined(self) -> tuple[IntArray, FloatArray]:
         if len(self._parts) > 1:
@@ -140,7 +159,8 @@ class ExactIndex:
     def search(self, queries: FloatArray, k: int) -> Candidates:
         rows = check_queries(queries, self.dim, k, self.num_items)
         item_idx, vectors = self._joined()
-        return exact_search(rows, vectors, self._norms(vectors), item_idx, k, self.metric)
+        rows = comparable(rows, self.metric)
+        return exact_search(rows, vectors, self._norms(vectors), item_idx, k, self._product)
 
     def _norms(self, vectors: FloatArray) -> Any:
         known = getattr(self, "_known_norms", None)
@@ -150,7 +170,7 @@ class ExactIndex:
 
     def to_bytes(self) -> bytes:
         """Return the content of the Faiss file: a flat index of the same vectors."""
-        flat = FaissIndex("flat", self.metric, self.dim)
+        flat = FaissIndex("flat", self._product, self.dim)  # the vectors are scaled already
         for item_idx, vectors in self._parts:
             flat.add(item_idx, vectors)
         return flat.to_bytes()
@@ -179,6 +199,7 @@ class FaissIndex:
         self.kind = kind
         self.metric: Metric = metric
         self.dim = dim
+        self._product: Product = product_of(metric)
         # The map owns the inner index, so both are kept; vectors of a flat index are read in place.
         self._mapped: Any = stored or faiss.IndexIDMap(_make(kind, metric, dim, search_parameters))
         self._inner: Any = faiss.downcast_index(self._mapped.index)
@@ -198,7 +219,9 @@ class FaissIndex:
         return bool(self._inner.is_trained)
 
     def train(self, vectors: FloatArray) -> None:
-        rows = check_vectors(vectors, self.dim, "training sample")
+        self._train(comparable(check_vectors(vectors, self.dim, "training sample"), self.metric))
+
+    def _train(self, rows: FloatArray) -> None:
         if self.is_trained:
             return
         try:
@@ -209,14 +232,15 @@ class FaissIndex:
     def add(self, item_idx: IntArray, vectors: FloatArray) -> None:
         new, rows = check_items(item_idx, vectors, self.dim)
         check_new(new, [self._item_idx])
-        self.train(rows)
+        rows = comparable(rows, self.metric)
+        self._train(rows)
         self._mapped.add_with_ids(rows, new)
         self._item_idx = np.concatenate([self._item_idx, new])
         if self._flat:
             self._largest_norm = max(self._largest_norm, float(vector_norms(rows).max()))
 
     def search(self, queries: FloatArray, k: int) -> Candidates:
-        rows = check_queries(queries, self.dim, k, self.num_items)
+        rows = comparable(check_queries(queries, self.dim, k, self.num_items), self.metric)
         if self._flat:
             return self._search_flat(rows, k)
         score, item_idx = self._mapped.search(rows, k)
@@ -231,7 +255,7 @@ class FaissIndex:
 
     def _search_flat(self, queries: FloatArray, k: int) -> Candidates:
         result = missing_candidates(len(queries), k)
-        error = score_error(vector_norms(queries), self._largest_norm, self.dim, self.metric)
+        error = score_error(vector_norms(queries), self._largest_norm, self.dim, self._product)
         total, open_rows = self.num_items, np.arange(len(queries))
         fetch = min(total, k + max(16, k // 4))
         while len(open_rows):
@@ -252,8 +276,8 @@ class FaissIndex:
         """Return the best k of what Faiss finds, and the score by Faiss that nothing left out exceeds."""
         found, place = self._inner.search(queries[rows], fetch)
         pairs = np.repeat(rows, fetch)
-        score = pair_scores(queries, self._vectors(), pairs, place.ravel(), self.metric).reshape(place.shape)
-        best = rank_top_k(self._item_idx[place], score, k, distinct=True)
+        score = pair_scores(queries, self._vectors(), pairs, place.ravel(), self._product)
+        best = rank_top_k(self._item_idx[place], score.reshape(place.shape), k, distinct=True)
         return best, -found[:, -1] if self.metric == "l2" else found[:, -1]
 
     def to_bytes(self) -> bytes:
@@ -305,14 +329,15 @@ def _restore(kind: str, metric: Metric, dim: int, data: bytes) -> ExactIndex | F
         return FaissIndex(kind, metric, dim, stored=mapped)
     index = ExactIndex(metric, dim)
     if mapped.ntotal:
-        item_idx = faiss.vector_to_array(mapped.id_map)
-        index.add(item_idx, mapped.index.reconstruct_n(0, mapped.ntotal))
+        item_idx = faiss.vector_to_array(mapped.id_map).astype(np.int64)
+        index.take_over(item_idx, mapped.index.reconstruct_n(0, mapped.ntotal))
     return index
 
 
 def _make(kind: str, metric: Metric, dim: int, search_parameters: str) -> Any:
+    comparison = _FAISS_METRIC[product_of(metric)]
     try:
-        inner = faiss.index_factory(dim, "Flat" if kind == "flat" else kind, _FAISS_METRIC[metric])
+        inner = faiss.index_factory(dim, "Flat" if kind == "flat" else kind, comparison)
     except RuntimeError as error:
         raise ConfigError(
             f"index.kind: {kind!r} cannot be built for {metric} and {dim} dimensions: {_reason(error)}"

@@ -47,7 +47,7 @@ def test_merge_is_associative_and_equals_a_flat_top_k(rows: list[list[tuple[int,
     st.lists(st.integers(0, 60), max_size=4),
     st.integers(1, 70),
     st.sampled_from(["exact", "flat"]),
-    st.sampled_from(["inner_product", "l2"]),
+    st.sampled_from(["inner_product", "cosine", "l2"]),
     st.booleans(),
 )
 @settings(deadline=None, max_examples=150)
