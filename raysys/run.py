@@ -14,6 +14,7 @@ from raysys.data.sequences import SessionConfig
 from raysys.data.sources import with_source
 from raysys.data.splits import SplitConfig
 from raysys.errors import ConfigError
+from raysys.evaluation.lists import DIVERSITY
 from raysys.evaluation.metrics import EvaluationConfig
 from raysys.models import read_model_config
 from raysys.retrieval.index import IndexConfig
@@ -76,6 +77,12 @@ class RunConfig:
             for key, kinds in (("keep", self.data.keep_events), ("known", self.data.known_events)):
                 if kinds and name not in kinds:
                     raise ConfigError(f"split.target_events: found {name!r}, which data.{key}_events lacks")
+        sides = self.data.items.features.values() if self.data.items else ()
+        if DIVERSITY in self.evaluation.metrics and all(side.kind == "numeric" for side in sides):
+            raise ConfigError(
+                f"evaluation.metrics: {DIVERSITY} needs a categorical or multi_valued feature in "
+                "data.items.features, and there is none; name one, or leave the metric out"
+            )
         for name in ("cluster.use_gpu",) if self.cluster.use_gpu and self.cluster.workers == 0 else ():
             raise ConfigError(f"{name}: needs cluster.workers >= 1; workers = 0 runs in the calling process")
 

@@ -17,7 +17,11 @@ MEANINGS = {
     "ndcg": "like recall, but a target counts more the higher it stands",
     "mrr": "1 / rank of the first target, 0 where none was found",
     "map": "mean precision at the ranks of the targets found",
+    "novelty": "mean -log2 of the share that the first k items have in all training events: rarer is higher",
+    "popularity_bias": "how many times as popular the first k are as what the user had before; 1 is no bias",
+    "intra_list_diversity": "how unlike each other the first k are in their features: 0 all alike, 1 nothing",
     "coverage": "share of the catalogue that was recommended to anybody",
+    "gini": "how unequally often items are recommended: 0 all equally, 1 one item only",
 }
 REFERENCE = "popular"
 """The baseline that a verdict is about where a run has it."""

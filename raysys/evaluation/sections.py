@@ -13,6 +13,9 @@ from raysys.evaluation.user_panels import User, show_user
 SLICES = {
     "user_activity": "Users by number of behaviours",
     "item_popularity": "Targets by popularity in training",
+    "cold_items": "Targets with and without events in training",
+    "history_length": "Users by events in the history",
+    "since_last_event": "Users by time since their last event",
 }
 STOPPED = {
     "": "every planned epoch was run",

@@ -74,6 +74,13 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
             },
             "split.target_events: found 'buy', which data.keep_events lacks",
         ),
+        (
+            {
+                "evaluation": {"metrics": ["intra_list_diversity"]},
+                "data": {"items": {"path": "i", "id": "i"}},
+            },
+            "evaluation.metrics: intra_list_diversity needs a categorical or multi_valued feature",
+        ),
         ({"split": {"kind": "time"}}, "split.valid_from: missing"),
         (
             {"split": {"kind": "time", "valid_from": "x", "test_from": "2020-01-01"}},
