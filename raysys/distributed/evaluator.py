@@ -34,6 +34,8 @@ from raysys.storage import Folder, replacing
 logger = logging.getLogger(__name__)
 
 KIND = "evaluation"
+CONTENT = 2
+"""Version of what an evaluation holds; a folder of another one is measured again."""
 RECALL_SAMPLE = 512
 
 
@@ -53,7 +55,7 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
     }
     _check_vocabulary(manifests, out)
     parents = {name: manifest.digest for name, manifest in manifests.items()}
-    digest = configuration.digest([run.evaluation, run.split.filter_seen, run.index.replicas])
+    digest = configuration.digest([CONTENT, run.evaluation, run.split.filter_seen, run.index.replicas])
     found = find_manifest(target, KIND)
     if found and found.matches(digest, parents):
         logger.info(fields(evaluation="unchanged", path=target.uri))
@@ -75,7 +77,8 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
                 else []
             )
             staged.write_json("users.json", {"users": users})
-            _join_recommendations(staged, parts)
+            for name in ("recommendations", "values"):
+                _join(staged, parts, name)
             Manifest(kind=KIND, config_digest=digest, parents=parents).write(staged)
     finally:
         index.close()
@@ -101,18 +104,18 @@ def _check_vocabulary(manifests: dict[str, Manifest], out: Folder) -> None:
             )
 
 
-def _join_recommendations(staged: Folder, parts: list[str]) -> None:
-    """Write the partitions' recommendations as one file, one partition in memory at a time."""
+def _join(staged: Folder, parts: list[str], name: str) -> None:
+    """Write what the tasks wrote per partition as one file, one partition in memory at a time."""
     writer: pq.ParquetWriter | None = None
-    with staged.open_output("recommendations.parquet") as file:
+    with staged.open_output(f"{name}.parquet") as file:
         for part in parts:
-            with staged.open_input(f"recommendations/{part}") as source:
+            with staged.open_input(f"{name}/{part}") as source:
                 table = pq.read_table(source)
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table)
         if writer:
             writer.close()
-    (staged / "recommendations").delete()
+    (staged / name).delete()
 
 
 def _merge(parts: list[Measured]) -> Measured:
@@ -174,14 +177,10 @@ def _results(
         "model": run.model_name,
         "part": run.evaluation.part,
         "protocol": {
-            "split": run.split.kind,
-            "unit": run.split.unit,
-            "filter_seen": run.split.filter_seen,
+            **run.protocol,
             "candidates": features.info["items"],
+            "candidates_digest": features.info["vocabularies"]["item"],
             "queries": len(merged.history_items),
-            "history_length": run.model.history_length,
-            "depth": run.evaluation.depth,
-            "tie_break": "item_idx",
             "data_digest": features.info["data_digest"],
         },
         "metrics": model.result(),

@@ -65,7 +65,7 @@ class Measured:
 
 
 def measure_part(part: str, job: Job) -> Measured:
-    """Measure the users of one partition and write `recommendations/<part>`."""
+    """Measure the users of one partition and write `recommendations/<part>` and `values/<part>`."""
     torch.set_num_threads(1)
     run, features = job.run, job.out / "features"
     manifest = read_manifest(features, "features", "prepare")
@@ -82,6 +82,7 @@ def measure_part(part: str, job: Job) -> Measured:
         values = totals[name].add(answer, truth, facts)
         slices[name] = _slices(run.evaluation, answer, values, queries, catalog)
     _write_recommendations(job, part, queries, candidates)
+    _write_values(job, part, queries, totals["model"].values)
     items = np.diff(queries.seen_offsets)
     return Measured(totals, slices, items, health, search_s, len(queries))
 
@@ -195,3 +196,10 @@ def _write_recommendations(job: Job, part: str, queries: Queries, candidates: Ca
     )
     with job.staged.open_output(f"recommendations/{part}") as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def _write_values(job: Job, part: str, queries: Queries, values: dict[str, np.ndarray]) -> None:
+    """Write every user's metrics, null where undefined: what another run is paired with."""
+    columns = {key: pa.array(found, from_pandas=True) for key, found in values.items()}
+    with job.staged.open_output(f"values/{part}") as file:
+        pq.write_table(pa.table({"user_id": queries.user_id, **columns}), file, compression="zstd")

@@ -9,6 +9,7 @@ from raysys.config import parse_toml
 from raysys.evaluation import data_page, findings, health_page, plots
 from raysys.evaluation.findings import Measured, Table, number, part, plural
 from raysys.evaluation.user_panels import User, show_user
+from raysys.storage import Folder
 
 SLICES = {
     "user_activity": "Users by number of behaviours",
@@ -31,7 +32,7 @@ SETTINGS = ("data_digest", "split", "session")
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run left behind; optional files that it lacks are None."""
+    """What a finished run left behind; optional files that it lacks are None; `evaluation` is its folder."""
 
     name: str
     anchor: str
@@ -41,6 +42,7 @@ class Run:
     toml: str | None = None
     features: dict[str, Any] | None = None
     profile: dict[str, Any] | None = None
+    evaluation: Folder | None = None
 
 
 @dataclass(frozen=True)
