@@ -1,8 +1,8 @@
 """Means of per-query values, and how sure they are: bootstrap intervals, differences of pairs and their
 p-values.
 
-Values are drawn as counts of the distinct ones, which has the law of drawing queries one by one and costs
-little where values repeat, as those of metrics do.
+Values that repeat, as those of most metrics do, are drawn as counts of the distinct ones: that has the law of
+drawing queries one by one and costs little. Values that hardly repeat are drawn one by one.
 """
 
 import math
@@ -16,6 +16,8 @@ from raysys.seeds import generator
 ValueArray = NDArray[np.float64]
 
 _DRAWS = 2**22
+_REPEATED = 2
+"""Values are drawn by count where there are so many times fewer distinct ones."""
 
 
 def mean(values: ValueArray) -> float:
@@ -31,9 +33,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean over queries (Efron and Tibshirani 1993, ch. 13).
 
-    A resample is drawn as multinomial counts of the distinct values, which has the law of drawing queries
-    with replacement and costs little where values repeat. The result depends on the values as a set, not on
-    their order.
+    A resample is drawn as multinomial counts of the distinct values where they repeat. The result depends on
+    the values as a set, not on their order.
 
     Args:
         values: (Q,) float64; NaN is left out.
@@ -51,13 +52,19 @@ def bootstrap_interval(
     distinct, counts = np.unique(defined, return_counts=True)
     if len(distinct) == 1:
         return float(distinct[0]), float(distinct[0])
-    random = generator(seed, "bootstrap")
+    random, number = generator(seed, "bootstrap"), len(defined)
+    repeated = number >= _REPEATED * len(distinct)
+    ordered = np.repeat(distinct, counts)
     means = np.empty(resamples)
-    step = max(1, _DRAWS // len(distinct))
+    step = max(1, _DRAWS // (len(distinct) if repeated else number))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        drawn = random.multinomial(len(defined), counts / len(defined), size=size)
-        means[start : start + size] = drawn @ distinct / len(defined)
+        if repeated:
+            means[start : start + size] = (
+                random.multinomial(number, counts / number, size=size) @ distinct / number
+            )
+        else:
+            means[start : start + size] = ordered[random.integers(0, number, (size, number))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -97,12 +104,15 @@ def paired_p_value(a: ValueArray, b: ValueArray, seed: int, resamples: int = 200
     if not len(sizes):
         return 1.0
     # Whatever its sign, a difference is drawn as + or -: of n equal sizes, 2 B(n, 1/2) - n more are +.
-    observed = abs(math.fsum(apart))
-    least = observed - 1e-9 * float(sizes @ counts)
+    least = abs(math.fsum(apart)) - 1e-9 * float(sizes @ counts)
+    if counts.sum() < _REPEATED * len(sizes):
+        sizes, counts = np.repeat(sizes, counts), np.ones(1, np.int64)
     random, extreme = generator(seed, "signs"), 0
     step = max(1, _DRAWS // len(sizes))
     for start in range(0, resamples, step):
-        drawn = random.binomial(counts, 0.5, size=(min(step, resamples - start), len(sizes)))
+        size = (min(step, resamples - start), len(sizes))
+        once = counts.max() == 1
+        drawn = random.integers(0, 2, size, np.int8) if once else random.binomial(counts, 0.5, size)
         extreme += int((np.abs((2 * drawn - counts) @ sizes) >= least).sum())
     return (extreme + 1) / (resamples + 1)
 

@@ -138,9 +138,11 @@ def test_mean_is_exactly_rounded():
     assert mean(np.array([1e16, 1.0, -1e16, np.nan, 1.0])) == 0.5
 
 
-def test_bootstrap_agrees_with_the_normal_interval():
-    # For many values the interval is mean +- 1.96 sd / sqrt(n); tolerance a tenth of its width.
-    values = np.random.default_rng(0).random(2000)
+@pytest.mark.parametrize("decimals", [1, 12])
+def test_bootstrap_agrees_with_the_normal_interval(decimals: int):
+    # For many values the interval is mean +- 1.96 sd / sqrt(n); tolerance a tenth of its width. Few distinct
+    # values are drawn by count, many one by one.
+    values = np.random.default_rng(0).random(2000).round(decimals)
     low, high = bootstrap_interval(values, seed=1, resamples=4000)
     half = 1.96 * values.std() / math.sqrt(2000)
     assert low == pytest.approx(values.mean() - half, abs=0.2 * half)
@@ -174,12 +176,13 @@ def test_paired_difference_uses_pairs():
         paired_difference(a, b[:5], seed=2)
 
 
-def test_paired_p_value_agrees_with_all_choices_of_signs(monkeypatch):
+@pytest.mark.parametrize("values", [3, 10**6])
+def test_paired_p_value_agrees_with_all_choices_of_signs(values: int, monkeypatch):
     # 2^12 choices; three standard errors of 20,000 draws are at most 0.011.
     random = np.random.default_rng(3)
     for shift in (0.0, 0.15, 0.4):
-        a = random.integers(0, 4, 12) / 3 + shift
-        b = random.integers(0, 4, 12) / 3
+        a = random.integers(0, values + 1, 12) / values + shift
+        b = random.integers(0, values + 1, 12) / values
         drawn = paired_p_value(a, b, seed=5, resamples=20_000)
         assert drawn == pytest.approx(sign_flip_p((a - b).tolist()), abs=0.011)
         assert paired_p_value(b, a, seed=5, resamples=20_000) == pytest.approx(drawn, abs=0.011)
