@@ -38,6 +38,7 @@ class Measured:
     intervals: dict[str, Interval]
     baselines: dict[str, dict[str, float]]
     slices: dict[str, dict[str, dict[str, Any]]]
+    baseline_slices: dict[str, dict[str, dict[str, dict[str, Any]]]]
     protocol: dict[str, Any]
     interests: dict[str, Any]
     index: dict[str, Any]
@@ -55,7 +56,7 @@ class Measured:
         metrics = {key: float(value) for key, value in part(table, "metrics").items() if value is not None}
         if not metrics or "model" not in table:
             raise DataError(f"{where}: no model or no metrics in it; run jobs/evaluate.py again")
-        found = part(table, "baselines")
+        found, sliced = part(table, "baselines"), part(table, "baseline_slices")
         names = sorted(found, key=lambda name: (name != REFERENCE, name))
         return Measured(
             model=str(table["model"]),
@@ -67,6 +68,7 @@ class Measured:
                 for name in names
             },
             slices={name: buckets for name, buckets in part(table, "slices").items() if buckets},
+            baseline_slices={name: sliced[name] for name in names if name in sliced},
             protocol=part(table, "protocol"),
             interests=part(table, "interests"),
             index=part(table, "index"),
