@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raysys.evaluation import plots
-from raysys.evaluation.findings import LEVEL, Cell, Table, number, plural
+from raysys.evaluation.findings import LEVEL, Cell, Table, is_ranked, number, plural
 from raysys.evaluation.pairing import SURE, Pair, can_pair, difference, groups, pair, paired_table
 from raysys.evaluation.sections import Run, baseline_values
 
@@ -99,7 +99,11 @@ def _first_place(dots: Sequence[plots.DotRow], key: str, found: Pair | None) -> 
 
 def _table(runs: Sequence[Run]) -> Table:
     keys = list(dict.fromkeys(key for run in runs for key in run.measured.metrics))
-    best = {key: max(run.measured.metrics.get(key, float("-inf")) for run in runs) for key in keys}
+    best = {
+        key: max(run.measured.metrics.get(key, float("-inf")) for run in runs)
+        for key in keys
+        if is_ranked(key)
+    }
     rows = [[Cell(run.name), *_cells(run.measured.metrics, keys, best)] for run in runs]
     recorded = [run.measured.baselines for run in runs if run.measured.baselines]
     for name, values in recorded[0].items() if recorded else ():

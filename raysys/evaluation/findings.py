@@ -23,6 +23,8 @@ MEANINGS = {
     "coverage": "share of the catalogue that was recommended to anybody",
     "gini": "how unequally often items are recommended: 0 all equally, 1 one item only",
 }
+UNRANKED = ("novelty", "popularity_bias", "intra_list_diversity", "gini")
+"""Metrics of which neither more nor less is simply better."""
 REFERENCE = "popular"
 """The baseline that a verdict is about where a run has it."""
 _FEW = 30
@@ -47,8 +49,10 @@ class Measured:
 
     @property
     def headline(self) -> str:
-        """The first metric that has an interval, else the first, in the order of `evaluation.metrics`."""
-        return next((key for key in self.metrics if key in self.intervals), next(iter(self.metrics)))
+        """The first metric that has an interval, else the first, in the order of `evaluation.metrics`; one of
+        which more is better goes first."""
+        keys = sorted(self.metrics, key=lambda key: not is_ranked(key))
+        return next((key for key in keys if key in self.intervals), keys[0])
 
     @staticmethod
     def from_table(table: Mapping[str, Any], where: str) -> "Measured":
@@ -75,6 +79,11 @@ class Measured:
             training=part(table, "training"),
             lineage=part(table, "lineage"),
         )
+
+
+def is_ranked(key: str) -> bool:
+    """Return whether more of a metric is better."""
+    return key.partition("@")[0] not in UNRANKED
 
 
 def part(table: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -179,6 +179,21 @@ def test_the_headline_metric_is_the_first_with_an_interval():
     assert Measured.from_table({**table, "intervals": {}}, "x").headline == "coverage@10"
 
 
+def test_metrics_that_are_neither_better_nor_worse_decide_nothing():
+    table = {
+        "model": "mind",
+        "metrics": {"novelty@10": 9.0, "mrr": 0.2, "gini@10": 0.9, "recall@10": 0.3},
+        "intervals": {"novelty@10": [8.9, 9.1], "mrr": [0.19, 0.21], "recall@10": [0.29, 0.31]},
+        "baselines": {"popular": {"novelty@10": 7.0, "mrr": 0.1, "gini@10": 0.99, "recall@10": 0.1}},
+    }
+    measures = Measured.from_table(table, "mind")
+    assert measures.headline == "mrr"
+    assert any("above popular on 2 of 2" in text for text in judge("mind", measures).sentences)
+    (found,) = compare([Run("a", "a", measures), Run("b", "b", measures)])
+    marked = [key for key, cell in zip(found.table.head, found.table.rows[0], strict=True) if cell.strong]
+    assert marked == ["mrr", "recall@10"]
+
+
 def test_all_metrics_are_counted_once():
     table = {
         "model": "m",
