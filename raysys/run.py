@@ -14,11 +14,20 @@ from raysys.data.sequences import SessionConfig
 from raysys.data.sources import with_source
 from raysys.data.splits import SplitConfig
 from raysys.errors import ConfigError
+from raysys.evaluation.lists import DIVERSITY
 from raysys.evaluation.metrics import EvaluationConfig
 from raysys.models import read_model_config
 from raysys.retrieval.index import IndexConfig
 from raysys.storage import public_uri
 from raysys.training_config import TrainingConfig
+
+SPLIT_SETTINGS: dict[str, tuple[str, ...]] = {
+    "leave_one_out": (),
+    "time": ("valid_from", "test_from"),
+    "user": ("valid_fraction", "test_fraction", "history_fraction", "seed"),
+    "random_target": ("valid_fraction", "test_fraction", "seed"),
+}
+"""What each split reads of `[split]` beside its kind and unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,12 @@ class RunConfig:
             for key, kinds in (("keep", self.data.keep_events), ("known", self.data.known_events)):
                 if kinds and name not in kinds:
                     raise ConfigError(f"split.target_events: found {name!r}, which data.{key}_events lacks")
+        sides = self.data.items.features.values() if self.data.items else ()
+        if DIVERSITY in self.evaluation.metrics and all(side.kind == "numeric" for side in sides):
+            raise ConfigError(
+                f"evaluation.metrics: {DIVERSITY} needs a categorical or multi_valued feature in "
+                "data.items.features, and there is none; name one, or leave the metric out"
+            )
         for name in ("cluster.use_gpu",) if self.cluster.use_gpu and self.cluster.workers == 0 else ():
             raise ConfigError(f"{name}: needs cluster.workers >= 1; workers = 0 runs in the calling process")
 
@@ -115,6 +130,31 @@ class RunConfig:
         if training["loss"] != "gbce":
             training.pop("gbce_t")
         return config.digest([self.model_name, config.to_table(self.model), training])
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What of the run, beside its data, must be equal for two results to be compared.
+
+        Of the split and the sessions, only the fields that decide what is held out and seen before it.
+        """
+        split = config.to_table(self.split)
+        settings = {name: split[name] for name in SPLIT_SETTINGS[self.split.kind]}
+        if self.split.target_events:
+            settings["target_events"] = list(self.split.target_events)
+        if self.split.unit == "session":
+            session = config.to_table(self.session)
+            settings |= {f"session_{name}": session[name] for name in ("gap_s", "max_items", "by_column")}
+        columns = [str(self.data.columns[name]) for name in ("order", "session") if name in self.data.columns]
+        return {
+            "split": self.split.kind,
+            "unit": self.split.unit,
+            **settings,
+            "order": ", ".join(["time", *columns, "place in the log"]),
+            "filter_seen": self.split.filter_seen,
+            "history_length": self.model.history_length,
+            "depth": self.evaluation.depth,
+            "tie_break": "item_idx",
+        }
 
     @property
     def run_digest(self) -> str:

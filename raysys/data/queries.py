@@ -36,6 +36,7 @@ class Queries:
         seen_offsets, seen_items: distinct items of the whole history per query, ascending.
         columns: name -> (Q,) or (Q, L): profile_*, and user_idx, target_at and example_age where asked for.
         shape, items: see `queries_of`.
+        target_at: (Q,) int64 UTC seconds of the first held-out event; empty where times were not read.
     """
 
     user_id: pa.Array
@@ -47,6 +48,7 @@ class Queries:
     columns: dict[str, np.ndarray]
     shape: SampleShape
     items: Mapping[str, np.ndarray]
+    target_at: np.ndarray
 
     def __len__(self) -> int:
         return len(self.history)
@@ -90,12 +92,16 @@ def queries_of(
     )
     seen_offsets, seen = _distinct(query, history.events["item_idx"][position], len(users))
     columns = user_columns(sequences, users, shape.user_idx)
+    at = sequences.events.get("at")
+    target_at = np.zeros(0, np.int64) if at is None else widen(at[held_out[first]])
     if shape.times:
-        columns["target_at"] = widen(sequences.events["at"][held_out[first]])
+        columns["target_at"] = target_at
     if shape.example_age:
         columns["example_age"] = np.zeros(len(users), dtype=np.float32)
     user_id = sequences.user_id.take(pa.array(users))
-    return Queries(user_id, history, truth_offsets, truth, seen_offsets, seen, columns, shape, items or {})
+    return Queries(
+        user_id, history, truth_offsets, truth, seen_offsets, seen, columns, shape, items or {}, target_at
+    )
 
 
 def read_queries(

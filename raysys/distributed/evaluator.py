@@ -24,7 +24,7 @@ from raysys.distributed.measure import Job, Measured, measure_part, trained_run
 from raysys.distributed.validation import local_index, retrieve
 from raysys.errors import ManifestError
 from raysys.evaluation.health import collapse_warning
-from raysys.evaluation.metrics import MetricTotals, mean
+from raysys.evaluation.slices import Bucket
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest, read_manifest
 from raysys.retrieval.vectors import VectorRetriever
@@ -34,6 +34,8 @@ from raysys.storage import Folder, replacing
 logger = logging.getLogger(__name__)
 
 KIND = "evaluation"
+CONTENT = 2
+"""Version of what an evaluation holds; a folder of another one is measured again."""
 RECALL_SAMPLE = 512
 
 
@@ -53,7 +55,7 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
     }
     _check_vocabulary(manifests, out)
     parents = {name: manifest.digest for name, manifest in manifests.items()}
-    digest = configuration.digest([run.evaluation, run.split.filter_seen, run.index.replicas])
+    digest = configuration.digest([CONTENT, run.evaluation, run.split.filter_seen, run.index.replicas])
     found = find_manifest(target, KIND)
     if found and found.matches(digest, parents):
         logger.info(fields(evaluation="unchanged", path=target.uri))
@@ -75,7 +77,8 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
                 else []
             )
             staged.write_json("users.json", {"users": users})
-            _join_recommendations(staged, parts)
+            for name in ("recommendations", "values"):
+                _join(staged, parts, name)
             Manifest(kind=KIND, config_digest=digest, parents=parents).write(staged)
     finally:
         index.close()
@@ -101,29 +104,26 @@ def _check_vocabulary(manifests: dict[str, Manifest], out: Folder) -> None:
             )
 
 
-def _join_recommendations(staged: Folder, parts: list[str]) -> None:
-    """Write the partitions' recommendations as one file, one partition in memory at a time."""
+def _join(staged: Folder, parts: list[str], name: str) -> None:
+    """Write what the tasks wrote per partition as one file, one partition in memory at a time."""
     writer: pq.ParquetWriter | None = None
-    with staged.open_output("recommendations.parquet") as file:
+    with staged.open_output(f"{name}.parquet") as file:
         for part in parts:
-            with staged.open_input(f"recommendations/{part}") as source:
+            with staged.open_input(f"{name}/{part}") as source:
                 table = pq.read_table(source)
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table)
         if writer:
             writer.close()
-    (staged / "recommendations").delete()
+    (staged / name).delete()
 
 
 def _merge(parts: list[Measured]) -> Measured:
     merged = parts[0]
     for part in parts[1:]:
         merged.totals = {name: total.merge(part.totals[name]) for name, total in merged.totals.items()}
-        merged.history_length = np.concatenate([merged.history_length, part.history_length])
-        merged.popularity = {
-            name: {key: np.concatenate([value, part.popularity[name][key]]) for key, value in values.items()}
-            for name, values in merged.popularity.items()
-        }
+        merged.slices = {name: slices.merge(part.slices[name]) for name, slices in merged.slices.items()}
+        merged.history_items = np.concatenate([merged.history_items, part.history_items])
         if part.health:  # None for a partition without queries
             merged.health = merged.health.merge(part.health) if merged.health else part.health
         merged.search_s += part.search_s
@@ -167,18 +167,21 @@ def _results(
 ) -> dict[str, Any]:
     features, checkpoint, seed = manifests["features"], manifests["checkpoint"], run.training.seed
     model = merged.totals["model"]
+    slices = {
+        name: {
+            "user_activity": _activity_slices(merged.totals[name].values, merged.history_items),
+            **found.result(),
+        }
+        for name, found in merged.slices.items()
+    }
     return {
         "model": run.model_name,
         "part": run.evaluation.part,
         "protocol": {
-            "split": run.split.kind,
-            "unit": run.split.unit,
-            "filter_seen": run.split.filter_seen,
+            **run.protocol,
             "candidates": features.info["items"],
-            "queries": len(merged.history_length),
-            "history_length": run.model.history_length,
-            "depth": run.evaluation.depth,
-            "tie_break": "item_idx",
+            "candidates_digest": features.info["vocabularies"]["item"],
+            "queries": len(merged.history_items),
             "data_digest": features.info["data_digest"],
         },
         "metrics": model.result(),
@@ -191,14 +194,8 @@ def _results(
         },
         "interests": merged.health.result() if merged.health else {},
         "index": index,
-        "slices": {
-            "user_activity": _activity_slices(model, merged.history_length),
-            "item_popularity": {
-                name: _slice(values, ~np.isnan(next(iter(values.values()))))
-                for name, values in merged.popularity.items()
-                if not np.isnan(next(iter(values.values()))).all()
-            },
-        },
+        "slices": slices.pop("model"),
+        "baseline_slices": slices,
         "training": {
             name: checkpoint.info[name]
             for name in ("samples", "samples_per_s", "epochs", "best_epoch", "stopped", "workers")
@@ -214,17 +211,16 @@ def _results(
     }
 
 
-def _activity_slices(model: MetricTotals, history_length: np.ndarray) -> dict[str, dict[str, float]]:
-    """Return the metrics by quarters of users with short to long histories (distinct items)."""
-    edges = np.unique(np.quantile(history_length, [0, 0.25, 0.5, 0.75, 1]).astype(np.int64))
-    slices: dict[str, dict[str, float]] = {}
+def _activity_slices(values: dict[str, np.ndarray], history_items: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return the metrics by quarters of users with few to many distinct items in the history."""
+    edges = np.unique(np.quantile(history_items, [0, 0.25, 0.5, 0.75, 1]).astype(np.int64))
+    buckets: dict[str, Bucket] = {}
     for low, high in itertools.pairwise(edges):
         last = high == edges[-1]
-        mask = (history_length >= low) & ((history_length <= high) if last else (history_length < high))
-        if mask.any():
-            slices[f"{low}-{high if last else high - 1} items"] = _slice(model.values, mask)
-    return slices or {f"{edges[0]} items": _slice(model.values, np.ones(len(history_length), dtype=bool))}
-
-
-def _slice(values: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, float]:
-    return {"users": int(mask.sum()), **{key: mean(value[mask]) for key, value in values.items()}}
+        mask = (history_items >= low) & ((history_items <= high) if last else (history_items < high))
+        name = f"{low}-{high if last else high - 1} items"
+        buckets.setdefault(name, Bucket()).add(int(mask.sum()), {k: v[mask] for k, v in values.items()})
+    if not buckets:
+        buckets[f"{edges[0]} items"] = Bucket()
+        buckets[f"{edges[0]} items"].add(len(history_items), values)
+    return {name: bucket.result() for name, bucket in buckets.items() if bucket.users}

@@ -20,7 +20,15 @@ from raysys.distributed.index import ShardedIndex
 from raysys.distributed.interests import block_health
 from raysys.distributed.validation import batches_by_seen, find, ragged_rows
 from raysys.evaluation.health import InterestHealth
-from raysys.evaluation.metrics import METRICS, EvaluationConfig, MetricTotals
+from raysys.evaluation.lists import Facts
+from raysys.evaluation.metrics import EvaluationConfig, MetricTotals
+from raysys.evaluation.slices import (
+    POPULARITY,
+    SliceTotals,
+    length_buckets,
+    pause_buckets,
+    popularity_buckets,
+)
 from raysys.manifest import read_manifest
 from raysys.models.contract import InterestModel
 from raysys.retrieval.candidates import Candidates, drop_seen
@@ -31,7 +39,6 @@ from raysys.seeds import derive_seed
 from raysys.storage import Folder
 
 BATCH = 512
-HEAD_SHARE, TAIL_SHARE = 0.2, 0.5
 
 
 @dataclass(frozen=True)
@@ -46,35 +53,38 @@ class Job:
 
 @dataclass
 class Measured:
-    """What a task returns: per-user values of the model and the baselines, and what slices are made from."""
+    """What a task returns: per-user values and slices of the model and the baselines, and per user the number
+    of distinct items in the history, whose quarters only all users together have."""
 
     totals: dict[str, MetricTotals]
-    history_length: np.ndarray
-    popularity: dict[str, dict[str, np.ndarray]]
+    slices: dict[str, SliceTotals]
+    history_items: np.ndarray
     health: InterestHealth | None
     search_s: float
     searched: int
 
 
 def measure_part(part: str, job: Job) -> Measured:
-    """Measure the users of one partition and write `recommendations/<part>`."""
+    """Measure the users of one partition and write `recommendations/<part>` and `values/<part>`."""
     torch.set_num_threads(1)
     run, features = job.run, job.out / "features"
     manifest = read_manifest(features, "features", "prepare")
     catalog = catalog_of(features, manifest)
     trained = load_trained(job.out / "checkpoint", features)
-    queries = read_queries(features, part, run.evaluation.part, trained.shape)
+    queries = read_queries(features, part, run.evaluation.part, trained.shape, ("at",))
     candidates, health, search_s = retrieve_all(trained, queries, run, job.index)
     truth = (queries.truth_offsets, queries.truth_items.astype(np.int64))
-    totals = {"model": MetricTotals(run.evaluation, catalog.num_candidates)}
-    totals["model"].add(candidates, truth)
-    for name, answer in baselines(queries, run, catalog).items():
+    facts = Facts.of(catalog, (queries.seen_offsets, queries.seen_items.astype(np.int64)))
+    totals: dict[str, MetricTotals] = {}
+    slices: dict[str, SliceTotals] = {}
+    for name, answer in {"model": candidates, **baselines(queries, run, catalog)}.items():
         totals[name] = MetricTotals(run.evaluation, catalog.num_candidates)
-        totals[name].add(answer, truth)
+        values = totals[name].add(answer, truth, facts)
+        slices[name] = _slices(run.evaluation, answer, values, queries, catalog)
     _write_recommendations(job, part, queries, candidates)
-    lengths = np.diff(queries.seen_offsets)
-    popularity = _by_popularity(run.evaluation, candidates, queries, catalog)
-    return Measured(totals, lengths, popularity, health, search_s, len(queries))
+    _write_values(job, part, queries, totals["model"].values)
+    items = np.diff(queries.seen_offsets)
+    return Measured(totals, slices, items, health, search_s, len(queries))
 
 
 def retrieve_all(
@@ -150,37 +160,27 @@ def own_frequent(queries: Queries, popular: np.ndarray, depth: int) -> Candidate
     return Candidates(item_idx, score.astype(np.float32))
 
 
-def _by_popularity(
-    config: EvaluationConfig, candidates: Candidates, queries: Queries, catalog: Catalog
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return per-user values with the truth cut down to head, middle, tail and cold items."""
-    bucket = popularity_buckets(catalog.item_counts)[queries.truth_items]
-    owner = np.repeat(np.arange(len(queries)), np.diff(queries.truth_offsets))
-    slices: dict[str, dict[str, np.ndarray]] = {}
-    for number, name in enumerate(("head", "middle", "tail", "cold")):
-        keep = bucket == number
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(owner[keep], minlength=len(queries)))])
-        truth = (offsets.astype(np.int64), queries.truth_items[keep].astype(np.int64))
-        slices[name] = {
-            key: METRICS[metric](candidates, truth, k)
-            for key, (metric, k) in zip(config.keys(), config.pairs(), strict=True)
-            if metric in METRICS
-        }
+def _slices(
+    config: EvaluationConfig,
+    candidates: Candidates,
+    values: dict[str, np.ndarray],
+    queries: Queries,
+    catalog: Catalog,
+) -> SliceTotals:
+    """Return the metrics by what was held out, by events in the history and by the time since the last."""
+    slices, history = SliceTotals(), queries.history
+    items = queries.truth_items.astype(np.int64)
+    truth, places = (queries.truth_offsets, items), popularity_buckets(catalog.item_counts)[items]
+    slices.add_truth("item_popularity", POPULARITY, places, config, candidates, truth)
+    cold = (catalog.item_counts[items] == 0).astype(np.int64)
+    slices.add_truth("cold_items", ("in training", "cold"), cold, config, candidates, truth)
+    lengths = history.stop - history.start
+    slices.add("history_length", *length_buckets(lengths), values)
+    pauses = np.full(len(queries), np.nan)
+    some = lengths > 0
+    pauses[some] = queries.target_at[some] - history.events["at"][history.stop[some] - 1]
+    slices.add("since_last_event", *pause_buckets(pauses), values)
     return slices
-
-
-def popularity_buckets(item_counts: np.ndarray) -> np.ndarray:
-    """Return per item_idx 0 (head), 1 (middle), 2 (tail) or 3 (cold: no training event).
-
-    The head holds the most popular items that together have a fifth of all training events, the tail the
-    least popular ones that together have half.
-    """
-    order = np.argsort(-item_counts, kind="stable")
-    share = np.cumsum(item_counts[order]) / max(item_counts.sum(), 1)
-    buckets = np.empty(len(item_counts), dtype=np.int64)
-    buckets[order] = np.where(share <= HEAD_SHARE, 0, np.where(share <= 1 - TAIL_SHARE, 1, 2))
-    buckets[item_counts == 0] = 3
-    return buckets
 
 
 def _write_recommendations(job: Job, part: str, queries: Queries, candidates: Candidates) -> None:
@@ -196,3 +196,10 @@ def _write_recommendations(job: Job, part: str, queries: Queries, candidates: Ca
     )
     with job.staged.open_output(f"recommendations/{part}") as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def _write_values(job: Job, part: str, queries: Queries, values: dict[str, np.ndarray]) -> None:
+    """Write every user's metrics, null where undefined: what another run is paired with."""
+    columns = {key: pa.array(found, from_pandas=True) for key, found in values.items()}
+    with job.staged.open_output(f"values/{part}") as file:
+        pq.write_table(pa.table({"user_id": queries.user_id, **columns}), file, compression="zstd")

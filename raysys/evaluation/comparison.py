@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raysys.evaluation import plots
-from raysys.evaluation.findings import Cell, Table, number
+from raysys.evaluation.findings import LEVEL, Cell, Table, is_ranked, number, plural
+from raysys.evaluation.pairing import SURE, Pair, can_pair, difference, groups, pair, paired_table
 from raysys.evaluation.sections import Run, baseline_values
 
 
@@ -17,20 +17,14 @@ class Comparison:
     lead: str
     table: Table
     figure: str
+    paired: Table | None = None
 
 
 def compare(runs: Sequence[Run]) -> list[Comparison]:
     """Return one comparison per protocol, in the order of the first run of each; none for a single run."""
     if len(runs) < 2:
         return []
-    groups: list[list[Run]] = []
-    for run in runs:
-        group = next((group for group in groups if terms(group[0]) == terms(run)), None)
-        if group is None:
-            groups.append([run])
-        else:
-            group.append(run)
-    first, *others = groups
+    first, *others = groups(runs)
     title = "Runs side by side" if not others else f"Runs side by side: {_names(first)}"
     found = [_compare_group(first, title, "", "group-1")]
     for place, group in enumerate(others, 2):
@@ -43,22 +37,9 @@ def _names(runs: Sequence[Run]) -> str:
     return ", ".join(run.name for run in runs)
 
 
-def terms(run: Run) -> dict[str, Any]:
-    """Return what must be equal for two runs to be compared."""
-    return {"part": run.measured.part, **run.measured.protocol}
-
-
-def difference(run: Run, first: Run) -> str:
-    """Return the terms in which a run differs from the first one."""
-    here, there = terms(run), terms(first)
-    keys = [key for key in dict.fromkeys([*there, *here]) if here.get(key) != there.get(key)]
-    return "; ".join(f"{key} is {number(here.get(key))}, not {number(there.get(key))}" for key in keys)
-
-
 def _compare_group(group: Sequence[Run], title: str, why: str, figure_id: str) -> Comparison:
     key = group[0].measured.headline
-    having = [run for run in group if key in run.measured.metrics]
-    having.sort(key=lambda run: -run.measured.metrics[key])
+    having = best_first(group)
     dots = [
         plots.DotRow(
             run.name,
@@ -70,11 +51,29 @@ def _compare_group(group: Sequence[Run], title: str, why: str, figure_id: str) -
     ]
     told = ", ".join(f"{row.label} {number(row.value)}" for row in dots)
     figure = plots.dot_plot(dots, key, figure_id, f"{key} of every run: {told}.")
-    lead = f"{why} {_first_place(dots, key)}".strip()
-    return Comparison(title, lead, _table([*having, *(run for run in group if run not in having)]), figure)
+    pairs = pair_with_best(having)
+    headline = next((found for found in (pairs[0][1] if pairs else ()) if found.key == key), None)
+    lead = f"{why} {_first_place(dots, key, headline)}".strip()
+    ordered = [*having, *(run for run in group if run not in having)]
+    paired = paired_table(having[0], pairs) if pairs else None
+    return Comparison(title, lead, _table(ordered), figure, paired)
 
 
-def _first_place(dots: Sequence[plots.DotRow], key: str) -> str:
+def best_first(group: Sequence[Run]) -> list[Run]:
+    """Return the runs that have the first one's headline metric, the best first."""
+    key = group[0].measured.headline
+    having = [run for run in group if key in run.measured.metrics]
+    return sorted(having, key=lambda run: -run.measured.metrics[key])
+
+
+def pair_with_best(runs: Sequence[Run]) -> list[tuple[Run, list[Pair]]]:
+    """Return each other run with how the first differs from it; none where a run kept no values of users."""
+    if len(runs) < 2 or not all(can_pair(run) for run in runs):
+        return []
+    return [(run, pair(runs[0], run)) for run in runs[1:]]
+
+
+def _first_place(dots: Sequence[plots.DotRow], key: str, found: Pair | None) -> str:
     if len(dots) < 2:
         return ""
     best, second = dots[0], dots[1]
@@ -82,6 +81,15 @@ def _first_place(dots: Sequence[plots.DotRow], key: str) -> str:
         return f"{best.label} and {second.label} have the same {key}, {number(best.value)}."
     values = f"{number(best.value)}, then {second.label} with {number(second.value)}"
     text = f"{best.label} is best on {key} with {values}."
+    if found:
+        low, high = found.interval
+        chance = (
+            "the order may be chance" if found.p_value >= SURE else "the choice of users does not explain it"
+        )
+        return (
+            f"{text} Over the same {plural(found.users, 'user')} the difference is {found.difference:+.4f} "
+            f"({LEVEL} interval {low:+.4f} to {high:+.4f}, p = {found.p_value:.4f}): {chance}."
+        )
     if best.interval is None or second.interval is None:
         return f"{text} Without intervals nobody can say how sure this order is."
     if best.interval[0] > second.interval[1]:
@@ -91,7 +99,11 @@ def _first_place(dots: Sequence[plots.DotRow], key: str) -> str:
 
 def _table(runs: Sequence[Run]) -> Table:
     keys = list(dict.fromkeys(key for run in runs for key in run.measured.metrics))
-    best = {key: max(run.measured.metrics.get(key, float("-inf")) for run in runs) for key in keys}
+    best = {
+        key: max(run.measured.metrics.get(key, float("-inf")) for run in runs)
+        for key in keys
+        if is_ranked(key)
+    }
     rows = [[Cell(run.name), *_cells(run.measured.metrics, keys, best)] for run in runs]
     recorded = [run.measured.baselines for run in runs if run.measured.baselines]
     for name, values in recorded[0].items() if recorded else ():

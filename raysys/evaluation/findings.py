@@ -17,8 +17,14 @@ MEANINGS = {
     "ndcg": "like recall, but a target counts more the higher it stands",
     "mrr": "1 / rank of the first target, 0 where none was found",
     "map": "mean precision at the ranks of the targets found",
+    "novelty": "mean -log2 of the share that the first k items have in all training events: rarer is higher",
+    "popularity_bias": "how many times as popular the first k are as what the user had before; 1 is no bias",
+    "intra_list_diversity": "how unlike each other the first k are in their features: 0 all alike, 1 nothing",
     "coverage": "share of the catalogue that was recommended to anybody",
+    "gini": "how unequally often items are recommended: 0 all equally, 1 one item only",
 }
+UNRANKED = ("novelty", "popularity_bias", "intra_list_diversity", "gini")
+"""Metrics of which neither more nor less is simply better."""
 REFERENCE = "popular"
 """The baseline that a verdict is about where a run has it."""
 _FEW = 30
@@ -34,6 +40,7 @@ class Measured:
     intervals: dict[str, Interval]
     baselines: dict[str, dict[str, float]]
     slices: dict[str, dict[str, dict[str, Any]]]
+    baseline_slices: dict[str, dict[str, dict[str, dict[str, Any]]]]
     protocol: dict[str, Any]
     interests: dict[str, Any]
     index: dict[str, Any]
@@ -42,8 +49,10 @@ class Measured:
 
     @property
     def headline(self) -> str:
-        """The first metric that has an interval, else the first, in the order of `evaluation.metrics`."""
-        return next((key for key in self.metrics if key in self.intervals), next(iter(self.metrics)))
+        """The first metric that has an interval, else the first, in the order of `evaluation.metrics`; one of
+        which more is better goes first."""
+        keys = sorted(self.metrics, key=lambda key: not is_ranked(key))
+        return next((key for key in keys if key in self.intervals), keys[0])
 
     @staticmethod
     def from_table(table: Mapping[str, Any], where: str) -> "Measured":
@@ -51,7 +60,7 @@ class Measured:
         metrics = {key: float(value) for key, value in part(table, "metrics").items() if value is not None}
         if not metrics or "model" not in table:
             raise DataError(f"{where}: no model or no metrics in it; run jobs/evaluate.py again")
-        found = part(table, "baselines")
+        found, sliced = part(table, "baselines"), part(table, "baseline_slices")
         names = sorted(found, key=lambda name: (name != REFERENCE, name))
         return Measured(
             model=str(table["model"]),
@@ -63,12 +72,18 @@ class Measured:
                 for name in names
             },
             slices={name: buckets for name, buckets in part(table, "slices").items() if buckets},
+            baseline_slices={name: sliced[name] for name in names if name in sliced},
             protocol=part(table, "protocol"),
             interests=part(table, "interests"),
             index=part(table, "index"),
             training=part(table, "training"),
             lineage=part(table, "lineage"),
         )
+
+
+def is_ranked(key: str) -> bool:
+    """Return whether more of a metric is better."""
+    return key.partition("@")[0] not in UNRANKED
 
 
 def part(table: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -1,29 +1,24 @@
-"""Retrieval metrics: per-query functions, one explicit table of them, totals that merge, and bootstrap
-intervals.
+"""Retrieval metrics: per-query functions, one explicit table of them, and totals that merge.
 
 A per-query metric is a function (candidates, truth, k) -> (Q,) float64 in [0, 1], NaN where the query has no
 relevant item. `truth` is (offsets, items) as in `Ragged`: the distinct relevant items of each query. Missing
 candidates never count as items, and a query with relevant items and no candidates scores 0.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raysys.config import require, suggest
 from raysys.errors import DataError, RetrievalError
+from raysys.evaluation.lists import DIVERSITY, LIST_METRICS, Facts, gini
+from raysys.evaluation.resampling import ValueArray, bootstrap_interval, mean
 from raysys.retrieval.candidates import BoolArray, Candidates, IntArray, check_ragged, is_member
 from raysys.schema import NUM_RESERVED
-from raysys.seeds import generator
 
-ValueArray = NDArray[np.float64]
 Truth = tuple[IntArray, IntArray]
-
-_DRAWS = 2**22
 
 
 def _hits(candidates: Candidates, truth: Truth, k: int) -> tuple[BoolArray, ValueArray]:
@@ -92,8 +87,9 @@ METRICS: dict[str, Callable[[Candidates, Truth, int], ValueArray]] = {
 }
 """Per-query metrics by name. `mrr` has no cut-off of its own: it is taken over the largest k."""
 
-CATALOGUE_METRICS = ("coverage",)
-"""Metrics of the whole catalogue: `coverage@k` is the share of items in the first k of some query."""
+CATALOGUE_METRICS = ("coverage", "gini")
+"""Metrics of the whole catalogue: `coverage@k` is the share of items in the first k of some query, `gini@k`
+how unequally often items are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +99,8 @@ class EvaluationConfig:
     ks: tuple[int, ...] = (10, 50)
     """Cut-offs, rising; the largest is also how many items are retrieved and written per user."""
     metrics: tuple[str, ...] = ("hit_rate", "recall", "ndcg", "mrr", "coverage")
-    """Names of metrics: hit_rate, recall, precision, ndcg, mrr, map and coverage."""
+    """Names of metrics: hit_rate, recall, precision, ndcg, mrr, map, novelty, popularity_bias,
+    intra_list_diversity (needs categorical item features), coverage and gini."""
     part: Literal["test", "valid"] = "test"
     """Part of the split that is measured."""
     sample_users: int = 8
@@ -113,12 +110,13 @@ class EvaluationConfig:
         rising = all(a < b for a, b in zip(self.ks, self.ks[1:], strict=False))
         found = f"ks: found {list(self.ks)}"
         require(bool(self.ks) and self.ks[0] >= 1 and rising, f"{found}, expected rising numbers from 1 up")
-        known = (*METRICS, *CATALOGUE_METRICS)
+        known = (*METRICS, *LIST_METRICS, *CATALOGUE_METRICS)
         require(bool(self.metrics), f"metrics: found none; known: {', '.join(known)}")
         for name in self.metrics:
             require(name in known, f"metrics: unknown metric {name}{suggest(name, known)}")
         twice = sorted({name for name in self.metrics if self.metrics.count(name) > 1})
         require(not twice, f"metrics: {', '.join(twice)} named twice")
+        require(bool(self.pairs()), f"ks: found [1], {DIVERSITY} is a metric of pairs and needs 2 or more")
         require(self.sample_users >= 0, f"sample_users: found {self.sample_users}, expected at least 0")
 
     @property
@@ -131,9 +129,12 @@ class EvaluationConfig:
         return tuple(f"{name}@{k}" if name != "mrr" else name for name, k in self.pairs())
 
     def pairs(self) -> tuple[tuple[str, int], ...]:
-        """Return (metric, cut-off) of every result, in the order of `keys`."""
+        """Return (metric, cut-off) of every result, in the order of `keys`; one item has no diversity."""
         return tuple(
-            (name, k) for name in self.metrics for k in ((self.depth,) if name == "mrr" else self.ks)
+            (name, k)
+            for name in self.metrics
+            for k in ((self.depth,) if name == "mrr" else self.ks)
+            if (name, k) != (DIVERSITY, 1)
         )
 
 
@@ -149,30 +150,38 @@ class MetricTotals:
         config: what is measured.
         num_candidates: real items of the catalogue.
         blocks: per key the values of each block of queries added so far; `values` joins them.
-        recommended: per cut-off (num_candidates + 2,) bool by item_idx: items that some query was given.
+        recommended: per cut-off (num_candidates + 2,) bool by item_idx: items that some query was given;
+            empty without `coverage`.
+        times: per cut-off (num_candidates + 2,) int64 by item_idx: queries that were given the item; empty
+            without `gini`.
     """
 
     config: EvaluationConfig
     num_candidates: int
     blocks: dict[str, list[ValueArray]] = field(default_factory=dict[str, list[ValueArray]])
     recommended: dict[int, BoolArray] = field(default_factory=dict[int, BoolArray])
+    times: dict[int, IntArray] = field(default_factory=dict[int, IntArray])
 
     def __post_init__(self) -> None:
+        num_items = self.num_candidates + NUM_RESERVED
         for key, (name, k) in zip(self.config.keys(), self.config.pairs(), strict=True):
-            if name in METRICS:
-                self.blocks.setdefault(key, [])
+            if name == "coverage":
+                self.recommended.setdefault(k, np.zeros(num_items, np.bool_))
+            elif name == "gini":
+                self.times.setdefault(k, np.zeros(num_items, np.int64))
             else:
-                self.recommended.setdefault(k, np.zeros(self.num_candidates + NUM_RESERVED, np.bool_))
+                self.blocks.setdefault(key, [])
 
     @property
     def values(self) -> dict[str, ValueArray]:
         """Per-query metrics by key: (queries so far,) float64 in the order of adding, NaN where undefined."""
         return {key: np.concatenate([np.zeros(0), *blocks]) for key, blocks in self.blocks.items()}
 
-    def add(self, candidates: Candidates, truth: Truth) -> dict[str, ValueArray]:
-        """Take in a block of queries and return its per-query values by key.
+    def add(self, candidates: Candidates, truth: Truth, facts: Facts | None = None) -> dict[str, ValueArray]:
+        """Take in a block of queries and return its per-query values by key; `LIST_METRICS` need the facts.
 
         Raises:
+            ConfigError: diversity of items without a categorical feature.
             RetrievalError: too few candidates per query, or an item that the catalogue does not have.
             DataError: a relevant item named twice for one query.
         """
@@ -189,10 +198,15 @@ class MetricTotals:
         for key, (name, k) in zip(self.config.keys(), self.config.pairs(), strict=True):
             if name in METRICS:
                 block[key] = METRICS[name](candidates, truth, k)
-                self.blocks[key].append(block[key])
-            else:
-                shown = item_idx[:, :k]
-                self.recommended[k][shown[shown >= 0]] = True
+            elif name in LIST_METRICS:
+                assert facts, f"{name} is a metric of lists and was given no facts"
+                block[key] = LIST_METRICS[name](candidates, facts, k)
+        for k, marks in self.recommended.items():
+            marks[_items(item_idx[:, :k])] = True
+        for k, counts in self.times.items():
+            counts += np.bincount(_items(item_idx[:, :k]), minlength=len(counts))
+        for key, values in block.items():
+            self.blocks[key].append(values)
         return block
 
     def merge(self, other: "MetricTotals") -> "MetricTotals":
@@ -203,10 +217,13 @@ class MetricTotals:
             )
         blocks = {key: [*values, *other.blocks[key]] for key, values in self.blocks.items()}
         shown = {k: marks | other.recommended[k] for k, marks in self.recommended.items()}
-        return MetricTotals(self.config, self.num_candidates, blocks, shown)
+        times = {k: counts + other.times[k] for k, counts in self.times.items()}
+        return MetricTotals(self.config, self.num_candidates, blocks, shown, times)
 
     def result(self) -> dict[str, float]:
         """Return the mean of every metric over the queries where it is defined, in the order of the config.
+
+        A metric of lists that no query defines is left out.
 
         Raises:
             DataError: no query has a relevant item.
@@ -214,19 +231,28 @@ class MetricTotals:
         means: dict[str, float] = {}
         values = self.values
         for key, (name, k) in zip(self.config.keys(), self.config.pairs(), strict=True):
-            if name in METRICS:
-                means[key] = mean(values[key])
-            else:
+            if name == "coverage":
                 means[key] = int(self.recommended[k].sum()) / max(1, self.num_candidates)
+            elif name == "gini":
+                means[key] = gini(self.times[k][NUM_RESERVED:])
+            elif name in METRICS or not np.isnan(values[key]).all():
+                means[key] = mean(values[key])
         return means
 
     def intervals(
         self, seed: int, resamples: int = 1000, level: float = 0.95
     ) -> dict[str, tuple[float, float]]:
-        """Return a bootstrap interval of the mean of every per-query metric."""
+        """Return a bootstrap interval of the mean of every per-query metric that some query defines."""
         return {
-            key: bootstrap_interval(values, seed, resamples, level) for key, values in self.values.items()
+            key: bootstrap_interval(values, seed, resamples, level)
+            for key, values in self.values.items()
+            if not np.isnan(values).all()
         }
+
+
+def _items(item_idx: IntArray) -> IntArray:
+    """Return the candidates that are not missing, flat."""
+    return item_idx[item_idx >= 0]
 
 
 def _check_distinct(truth: Truth) -> None:
@@ -238,66 +264,3 @@ def _check_distinct(truth: Truth) -> None:
     repeated = int((keys[1:] == keys[:-1]).sum())
     if repeated:
         raise DataError(f"truth: {repeated} relevant items are named twice for one query; name each once")
-
-
-def mean(values: ValueArray) -> float:
-    """Return the exactly rounded mean of the values that are not NaN; DataError where there are none."""
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        raise DataError(f"none of {len(values)} queries has a relevant item; the part of the split is empty")
-    return math.fsum(defined) / len(defined)
-
-
-def bootstrap_interval(
-    values: ValueArray, seed: int, resamples: int = 1000, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean over queries (Efron and Tibshirani 1993, ch. 13).
-
-    A resample is drawn as multinomial counts of the distinct values, which has the law of drawing queries
-    with replacement and costs little where values repeat. The result depends on the values as a set, not on
-    their order.
-
-    Args:
-        values: (Q,) float64; NaN is left out.
-        seed: root seed.
-        resamples: at least 1.
-        level: share of the resampled means inside the interval, in (0, 1).
-    Returns:
-        (low, high); both are the mean itself where all values are equal.
-    Raises:
-        DataError: no value that is not NaN.
-    """
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        raise DataError(f"no interval of {len(values)} undefined values; the part of the split is empty")
-    distinct, counts = np.unique(defined, return_counts=True)
-    if len(distinct) == 1:
-        return float(distinct[0]), float(distinct[0])
-    random = generator(seed, "bootstrap")
-    means = np.empty(resamples)
-    step = max(1, _DRAWS // len(distinct))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        drawn = random.multinomial(len(defined), counts / len(defined), size=size)
-        means[start : start + size] = drawn @ distinct / len(defined)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def paired_difference(
-    a: ValueArray, b: ValueArray, seed: int, resamples: int = 1000, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Return the mean of a - b over the same queries with its bootstrap interval: (difference, low, high).
-
-    Args:
-        a, b: (Q,) values of one metric for two models, query by query; pairs with NaN are left out.
-        seed, resamples, level: as in `bootstrap_interval`.
-    Raises:
-        DataError: different numbers of queries, or no pair without NaN.
-    """
-    if a.shape != b.shape:
-        raise DataError(
-            f"{a.shape} and {b.shape} values cannot be paired; measure both models on one set of users"
-        )
-    low, high = bootstrap_interval(a - b, seed, resamples, level)
-    return mean(a - b), low, high

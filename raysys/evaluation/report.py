@@ -87,6 +87,7 @@ def read_finished(folder: Folder, name: str, anchor: str) -> Run:
         toml=folder.read_bytes("checkpoint/run.toml").decode() if has_toml else None,
         features=None if features is None else part(features, "info"),
         profile=_read(folder, "features/profile.json"),
+        evaluation=evaluation,
     )
 
 
@@ -120,6 +121,7 @@ def to_markdown(title: str, comparisons: list[Comparison], parts: list[Part]) ->
         ]
     for comparison in comparisons:
         blocks += [f"## {_md(comparison.title)}", _md(comparison.lead), *_md_table(comparison.table)]
+        blocks += _md_table(comparison.paired) if comparison.paired else []
     for run, _, told in parts:
         for section in told:
             name = f"{run.name}: {section.title}" if len(parts) > 1 else section.title

@@ -9,10 +9,14 @@ from raysys.config import parse_toml
 from raysys.evaluation import data_page, findings, health_page, plots
 from raysys.evaluation.findings import Measured, Table, number, part, plural
 from raysys.evaluation.user_panels import User, show_user
+from raysys.storage import Folder
 
 SLICES = {
     "user_activity": "Users by number of behaviours",
     "item_popularity": "Targets by popularity in training",
+    "cold_items": "Targets with and without events in training",
+    "history_length": "Users by events in the history",
+    "since_last_event": "Users by time since their last event",
 }
 STOPPED = {
     "": "every planned epoch was run",
@@ -28,7 +32,7 @@ SETTINGS = ("data_digest", "split", "session")
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run left behind; optional files that it lacks are None."""
+    """What a finished run left behind; optional files that it lacks are None; `evaluation` is its folder."""
 
     name: str
     anchor: str
@@ -38,6 +42,7 @@ class Run:
     toml: str | None = None
     features: dict[str, Any] | None = None
     profile: dict[str, Any] | None = None
+    evaluation: Folder | None = None
 
 
 @dataclass(frozen=True)
@@ -133,18 +138,32 @@ def _watched(run: Run, entry: Mapping[str, Any]) -> str:
 
 def _slices(run: Run) -> Section:
     anchor, title, key = f"{run.anchor}-slices", "Slices", run.measured.headline
-    found = {SLICES.get(name, name.replace("_", " ")): rows for name, rows in run.measured.slices.items()}
+    found = {
+        SLICES.get(name, name.replace("_", " ")): _with_baselines(run.measured, name, key)
+        for name in run.measured.slices
+    }
     if not found:
         return Section(anchor, title, "The run recorded no slices.")
     told = [findings.slice_sentence(name, rows, key) for name, rows in found.items()]
+    beside = f", and {key} of the baselines there" if run.measured.baseline_slices else ""
     return Section(
         anchor,
         title,
-        "The same metrics over parts of the queries. Bars compare the slices within a column.",
+        f"The same metrics over parts of the queries{beside}. Bars compare the slices within a column.",
         notes=[text for text in told if text],
         tables=[findings.slice_table(name, rows) for name, rows in found.items()],
         wide=True,
     )
+
+
+def _with_baselines(measured: Measured, name: str, key: str) -> dict[str, dict[str, Any]]:
+    """Return the slices of one kind with a metric of every baseline beside the model's own."""
+    rows: dict[str, dict[str, Any]] = {}
+    for label, row in measured.slices[name].items():
+        beside = {who: part(part(found, name), label) for who, found in measured.baseline_slices.items()}
+        others = {f"{key} of {who}": theirs[key] for who, theirs in beside.items() if key in theirs}
+        rows[label] = {**row, **others}
+    return rows
 
 
 def _users(run: Run) -> Section:

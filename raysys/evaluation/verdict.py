@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from raysys.evaluation.findings import LEVEL, REFERENCE, Measured, number, plural, ratio, span, standing
+from raysys.evaluation.findings import (
+    LEVEL,
+    REFERENCE,
+    Measured,
+    is_ranked,
+    number,
+    plural,
+    ratio,
+    span,
+    standing,
+)
 from raysys.evaluation.health import collapse_signs
 
 
@@ -91,7 +101,7 @@ def _overall(measured: Measured, against: str) -> str:
     states = {
         key: standing(value, measured.intervals.get(key), base[key])
         for key, value in measured.metrics.items()
-        if key in base
+        if key in base and is_ranked(key)
     }
     if len(states) < 2:
         return ""

@@ -13,6 +13,8 @@ from raysys.data.json_lines import UNPARSABLE
 from raysys.data.log_config import SideFeature, SideTable
 from raysys.data.separated import WRONG_WIDTH
 from raysys.data.sources import SOURCES
+from raysys.evaluation.findings import MEANINGS
+from raysys.evaluation.lists import LIST_METRICS
 from raysys.evaluation.metrics import CATALOGUE_METRICS, METRICS
 from raysys.models import MODELS
 from raysys.run import SECTIONS
@@ -49,7 +51,9 @@ def test_every_field_has_a_docstring_under_it():
 
 def test_models_metrics_errors_and_jobs_are_named():
     assert [name for name in MODELS if f"`{name}`" not in REFERENCE] == []
-    assert [name for name in (*METRICS, *CATALOGUE_METRICS) if f"`{name}" not in REFERENCE] == []
+    metrics = (*METRICS, *LIST_METRICS, *CATALOGUE_METRICS)
+    assert [name for name in metrics if f"`{name}" not in REFERENCE] == []
+    assert [name for name in metrics if name not in MEANINGS] == []
     kinds = [name for name, value in vars(errors).items() if isinstance(value, type)]
     assert len(kinds) == 7
     assert [name for name in kinds if f"`{name}`" not in REFERENCE] == []

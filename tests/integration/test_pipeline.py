@@ -101,6 +101,9 @@ def test_outputs_and_keys_are_those_of_the_contract(finished):
         "queries",
         "history_length",
         "tie_break",
+        "order",
+        "depth",
+        "candidates_digest",
         "data_digest",
     } <= results["protocol"].keys()
     assert {"random", "popular"} <= results["baselines"].keys()
@@ -109,13 +112,24 @@ def test_outputs_and_keys_are_those_of_the_contract(finished):
     ].keys()
     assert {"users", "cutoff", "recall_by_interests", "hit_rate_by_interests"} <= results["interests"].keys()
     assert {"kind", "shards", "metric", "recall_vs_exact@10", "queries_per_s"} <= results["index"].keys()
-    assert {"user_activity", "item_popularity"} <= results["slices"].keys()
+    slices = {"user_activity", "item_popularity", "history_length", "since_last_event", "cold_items"}
+    assert slices == results["slices"].keys()
+    users = results["protocol"]["queries"]
+    for told in (results["slices"], *results["baseline_slices"].values()):
+        for name in ("user_activity", "history_length", "since_last_event"):
+            assert sum(part["users"] for part in told[name].values()) == users
+    assert results["baseline_slices"].keys() == results["baselines"].keys()
     assert {"samples", "samples_per_s", "epochs", "seed", "workers"} <= results["training"].keys()
     assert {"run_digest", "features_digest", "code_version"} <= results["lineage"].keys()
     vectors = pq.read_schema(folder / "out" / "vectors" / "items.parquet")
     assert vectors.names == ["item_id", "item_idx", "vector"]
     lists = pq.read_schema(folder / "out" / "evaluation" / "recommendations.parquet")
     assert lists.names == ["user_id", "rank", "item_id", "score"]
+    values = pq.read_table(folder / "out" / "evaluation" / "values.parquet")
+    assert values.num_rows == users
+    assert set(values.column_names) == {"user_id", *results["intervals"]}
+    for key in results["intervals"]:
+        assert np.nanmean(values[key].to_numpy()) == pytest.approx(results["metrics"][key], abs=1e-12)
 
 
 def test_all_interests_together_find_what_the_model_finds(finished):

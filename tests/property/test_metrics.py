@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysys.evaluation.metrics import METRICS, EvaluationConfig, MetricTotals, bootstrap_interval
+from raysys.evaluation.metrics import METRICS, EvaluationConfig, MetricTotals
+from raysys.evaluation.resampling import bootstrap_interval
 from raysys.retrieval.candidates import Candidates, Ragged
 
 DEPTH, NUM_CANDIDATES = 6, 12

@@ -1,5 +1,6 @@
 """Retrieval metrics, merging and interest health as plain loops: the oracle of the vectorised ones."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -115,3 +116,54 @@ def by_interests(
                 hits[first - 1].append(hit_rate(ranked, set(truth), k))
                 recalls[first - 1].append(recall(ranked, set(truth), k))
     return [sum(values) / len(values) for values in hits], [sum(values) / len(values) for values in recalls]
+
+
+def novelty(ranked: Sequence[int], counts: Sequence[int], k: int) -> float:
+    """The mean of -log2(events of the item / all events) over the items of a list; no event counts as one."""
+    found = [item for item in ranked[:k] if item != -1]
+    if not found:
+        return math.nan
+    return sum(-math.log2(max(counts[item], 1) / sum(counts)) for item in found) / len(found)
+
+
+def popularity_bias(ranked: Sequence[int], counts: Sequence[int], history: set[int], k: int) -> float:
+    """The average count of the items of a list over that of the items of the history."""
+    found = [item for item in ranked[:k] if item != -1]
+    own = sum(counts[item] for item in history)
+    if not found or not own:
+        return math.nan
+    return (sum(counts[item] for item in found) / len(found)) / (own / len(history))
+
+
+def intra_list_diversity(ranked: Sequence[int], features: Sequence[Sequence[Sequence[int]]], k: int) -> float:
+    """1 - the mean over pairs of places of the mean over features of the cosine of the two sets of values.
+
+    `features[feature][item]` holds the values; 0 and 1 are none.
+    """
+    found = [item for item in ranked[:k] if item != -1]
+    pairs = [(a, b) for i, a in enumerate(found) for b in found[i + 1 :]]
+    if not pairs:
+        return math.nan
+    similar = 0.0
+    for a, b in pairs:
+        for values in features:
+            left, right = ({value for value in values[item] if value > 1} for item in (a, b))
+            if left and right:
+                similar += len(left & right) / math.sqrt(len(left) * len(right)) / len(features)
+    return 1 - similar / len(pairs)
+
+
+def gini(lists: Sequence[Sequence[int]], items: Sequence[int], k: int) -> float:
+    """Half the mean absolute difference of all ordered pairs of two items' shares of the places, times N."""
+    times = [sum(item in ranked[:k] for ranked in lists) for item in items]
+    if not sum(times) or len(items) < 2:
+        return 0.0
+    apart = sum(abs(a - b) for a in times for b in times) / (len(items) * (len(items) - 1))
+    return apart / 2 / (sum(times) / len(items))
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """The share of all 2^n choices of signs whose sum is as far from 0 as the sum of the differences."""
+    total = abs(sum(differences))
+    sums = [abs(sum(signs)) for signs in itertools.product(*((d, -d) for d in differences))]
+    return sum(value >= total - 1e-12 for value in sums) / len(sums)

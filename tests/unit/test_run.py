@@ -74,6 +74,13 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
             },
             "split.target_events: found 'buy', which data.keep_events lacks",
         ),
+        (
+            {
+                "evaluation": {"metrics": ["intra_list_diversity"]},
+                "data": {"items": {"path": "i", "id": "i"}},
+            },
+            "evaluation.metrics: intra_list_diversity needs a categorical or multi_valued feature",
+        ),
         ({"split": {"kind": "time"}}, "split.valid_from: missing"),
         (
             {"split": {"kind": "time", "valid_from": "x", "test_from": "2020-01-01"}},
@@ -256,3 +263,49 @@ def test_options_that_do_not_go_with_the_loss_are_refused_in_overrides_too(tmp_p
     with pytest.raises(ConfigError, match=r"^model\.next_items: found 2 with training\.loss = 'mixed'"):
         load_run(str(path), ["model.next_items=2", "training.loss=mixed"])
     assert load_run(str(path), ["model.hard_negatives=1", "training.loss=mixed"]).model.hard_negatives == 1
+
+
+def test_the_protocol_holds_what_the_split_reads_and_nothing_else():
+    assert run().protocol == {
+        "split": "leave_one_out",
+        "unit": "event",
+        "order": "time, place in the log",
+        "filter_seen": True,
+        "history_length": run().model.history_length,
+        "depth": 50,
+        "tie_break": "item_idx",
+    }
+    columns = {"user": "u", "item": "i", "time": "t", "order": "line", "session": "s", "event": "e"}
+    session = run(
+        data={"columns": columns}, split={"unit": "session", "target_events": ["buy"], "filter_seen": False}
+    ).protocol
+    assert session["order"] == "time, line, s, place in the log"
+    assert {name: session[name] for name in ("target_events", "session_gap_s", "session_by_column")} == {
+        "target_events": ["buy"],
+        "session_gap_s": 600,
+        "session_by_column": False,
+    }
+    assert not session["filter_seen"]
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        (
+            {"kind": "time", "valid_from": "2020-01-01", "test_from": "2020-02-01"},
+            {"test_from": "2020-03-01"},
+        ),
+        ({"kind": "user"}, {"history_fraction": 0.5}),
+        ({"kind": "user"}, {"seed": 1}),
+        ({"kind": "random_target"}, {"test_fraction": 0.05}),
+        ({}, {"unit": "session"}),
+        ({}, {"filter_seen": False}),
+    ],
+)
+def test_another_split_is_another_protocol(base, change):
+    assert run(split=base).protocol != run(split={**base, **change}).protocol
+
+
+def test_what_no_result_depends_on_is_no_protocol():
+    assert run(split={"seed": 4, "test_fraction": 0.3}).protocol == run().protocol
+    assert run(session={"gap_s": 60}).protocol == run().protocol

@@ -11,14 +11,12 @@ from raysys.evaluation.metrics import (
     METRICS,
     EvaluationConfig,
     MetricTotals,
-    bootstrap_interval,
-    mean,
     ndcg,
-    paired_difference,
     precision,
 )
+from raysys.evaluation.resampling import bootstrap_interval, mean, paired_difference, paired_p_value
 from raysys.retrieval.candidates import Candidates, Ragged, missing_candidates
-from tests.reference.metrics import REFERENCE
+from tests.reference.metrics import REFERENCE, sign_flip_p
 
 ALL = EvaluationConfig(ks=(1, 3, 8), metrics=(*METRICS, "coverage"))
 
@@ -140,9 +138,11 @@ def test_mean_is_exactly_rounded():
     assert mean(np.array([1e16, 1.0, -1e16, np.nan, 1.0])) == 0.5
 
 
-def test_bootstrap_agrees_with_the_normal_interval():
-    # For many values the interval is mean +- 1.96 sd / sqrt(n); tolerance a tenth of its width.
-    values = np.random.default_rng(0).random(2000)
+@pytest.mark.parametrize("decimals", [1, 12])
+def test_bootstrap_agrees_with_the_normal_interval(decimals: int):
+    # For many values the interval is mean +- 1.96 sd / sqrt(n); tolerance a tenth of its width. Few distinct
+    # values are drawn by count, many one by one.
+    values = np.random.default_rng(0).random(2000).round(decimals)
     low, high = bootstrap_interval(values, seed=1, resamples=4000)
     half = 1.96 * values.std() / math.sqrt(2000)
     assert low == pytest.approx(values.mean() - half, abs=0.2 * half)
@@ -156,7 +156,7 @@ def test_bootstrap_is_seeded_and_free_of_order(monkeypatch):
     first = bootstrap_interval(values, seed=4)
     assert bootstrap_interval(values[::-1], seed=4) == first
     assert bootstrap_interval(values, seed=5) != first
-    monkeypatch.setattr("raysys.evaluation.metrics._DRAWS", 300)
+    monkeypatch.setattr("raysys.evaluation.resampling._DRAWS", 300)
     # Blocks of another size draw the same counts; only the sum of a mean may round differently.
     assert bootstrap_interval(values, seed=4) == pytest.approx(first, rel=1e-12)
     assert bootstrap_interval(np.ones(9), seed=4) == (1.0, 1.0)
@@ -174,6 +174,29 @@ def test_paired_difference_uses_pairs():
     assert 0.009 < low < difference < high < 0.011
     with pytest.raises(DataError, match="cannot be paired"):
         paired_difference(a, b[:5], seed=2)
+
+
+@pytest.mark.parametrize("values", [3, 10**6])
+def test_paired_p_value_agrees_with_all_choices_of_signs(values: int, monkeypatch):
+    # 2^12 choices; three standard errors of 20,000 draws are at most 0.011.
+    random = np.random.default_rng(3)
+    for shift in (0.0, 0.15, 0.4):
+        a = random.integers(0, values + 1, 12) / values + shift
+        b = random.integers(0, values + 1, 12) / values
+        drawn = paired_p_value(a, b, seed=5, resamples=20_000)
+        assert drawn == pytest.approx(sign_flip_p((a - b).tolist()), abs=0.011)
+        assert paired_p_value(b, a, seed=5, resamples=20_000) == pytest.approx(drawn, abs=0.011)
+    monkeypatch.setattr("raysys.evaluation.resampling._DRAWS", 7)
+    assert 0 < paired_p_value(a, b, seed=5, resamples=100) <= 1
+
+
+def test_paired_p_value_at_its_ends():
+    a = np.random.default_rng(0).random(300)
+    assert paired_p_value(a, a, seed=1) == 1
+    assert paired_p_value(a + 0.1, a, seed=1, resamples=999) == 0.001
+    assert paired_p_value(np.r_[a, np.nan], np.r_[a, 1.0], seed=1) == 1
+    with pytest.raises(DataError, match="cannot be paired"):
+        paired_p_value(a, a[:5], seed=1)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from raysys.evaluation.findings import (
 )
 from raysys.evaluation.histograms import short
 from raysys.evaluation.report import build_report, read_finished, short_names
-from raysys.evaluation.sections import Run, shareable
+from raysys.evaluation.sections import Run, sections, shareable
 from raysys.evaluation.user_panels import show_user
 from raysys.evaluation.verdict import judge
 from raysys.storage import Folder
@@ -179,6 +179,21 @@ def test_the_headline_metric_is_the_first_with_an_interval():
     assert Measured.from_table({**table, "intervals": {}}, "x").headline == "coverage@10"
 
 
+def test_metrics_that_are_neither_better_nor_worse_decide_nothing():
+    table = {
+        "model": "mind",
+        "metrics": {"novelty@10": 9.0, "mrr": 0.2, "gini@10": 0.9, "recall@10": 0.3},
+        "intervals": {"novelty@10": [8.9, 9.1], "mrr": [0.19, 0.21], "recall@10": [0.29, 0.31]},
+        "baselines": {"popular": {"novelty@10": 7.0, "mrr": 0.1, "gini@10": 0.99, "recall@10": 0.1}},
+    }
+    measures = Measured.from_table(table, "mind")
+    assert measures.headline == "mrr"
+    assert any("above popular on 2 of 2" in text for text in judge("mind", measures).sentences)
+    (found,) = compare([Run("a", "a", measures), Run("b", "b", measures)])
+    marked = [key for key, cell in zip(found.table.head, found.table.rows[0], strict=True) if cell.strong]
+    assert marked == ["mrr", "recall@10"]
+
+
 def test_all_metrics_are_counted_once():
     table = {
         "model": "m",
@@ -264,6 +279,21 @@ def test_slices_put_counts_first_and_scale_bars_within_a_column():
         "A slice of fewer than 30 says little."
     )
     assert slice_sentence("t", buckets, "mrr") == ""
+
+
+def test_baselines_stand_beside_the_slices(tmp_path):
+    theirs = {"popular": {"user_activity": {"20 to 49": {"users": 902, "hit_rate@10": 0.0777}}}}
+    run = finished_run(tmp_path / "mind", baseline_slices=theirs)
+    told = next(
+        each for each in sections(read_finished(Folder(run), "mind", "run-1")) if each.title == "Slices"
+    )
+    assert told.lead.startswith(
+        "The same metrics over parts of the queries, and hit_rate@10 of the baselines"
+    )
+    by_activity, by_popularity = told.tables
+    assert by_activity.head[-1] == "hit_rate@10 of popular"
+    assert [row[-1].text for row in by_activity.rows] == ["–", "0.0777", "–"]
+    assert "hit_rate@10 of popular" not in by_popularity.head
 
 
 def test_secrets_and_local_folders_are_left_out():
