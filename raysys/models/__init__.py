@@ -84,7 +84,7 @@ _MIND_RECOMMENDED = {
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "item_cf": {
         "paper": {"similarity": "cosine", "decay": 1.0},
-        "recommended": {"similarity": "cosine", "decay": 0.9},
+        "recommended": {"similarity": "tf_idf", "num_neighbours": 50, "decay": 0.8},
     },
     "mind": {
         "paper": _MIND_PAPER,
