@@ -30,6 +30,7 @@ from raysys.manifest import Manifest, find_manifest, read_manifest
 from raysys.models import build_row_model
 from raysys.models.contract import RowModel
 from raysys.retrieval.candidates import Candidates
+from raysys.retrieval.index import IndexConfig
 from raysys.retrieval.table import NeighbourTable, TableRetriever
 from raysys.run import RunConfig
 from raysys.schema import NUM_RESERVED
@@ -97,12 +98,15 @@ def fit(run: RunConfig, out: Folder, features: Manifest, parents: Mapping[str, s
 
 
 def _warn_of_unused(run: RunConfig) -> None:
-    """Name what `[training]` sets and a counting model does not read."""
-    given, default = run.training, TrainingConfig(seed=run.training.seed)
-    names = [field.name for field in dataclasses.fields(given)]
-    unused = [f"training.{name}" for name in names if getattr(given, name) != getattr(default, name)]
+    """Name what the run file sets and a counting model does not read."""
+    unused = ["cluster.use_gpu"] if run.cluster.use_gpu else []
+    sections = {"training": (run.training, TrainingConfig(seed=run.training.seed))}
+    for section, (given, default) in {**sections, "index": (run.index, IndexConfig())}.items():
+        names = [field.name for field in dataclasses.fields(given)]
+        unused += [f"{section}.{name}" for name in names if getattr(given, name) != getattr(default, name)]
     if unused:
-        logger.warning(fields(unused=", ".join(unused), reason=f"{run.model_name} counts and has no steps"))
+        reason = f"{run.model_name} counts: it takes no steps and needs no index"
+        logger.warning(fields(unused=", ".join(unused), reason=reason))
 
 
 def _each(run: RunConfig, function: Any, items: Iterable[Any], *shared: Any, progress: str = "") -> list[Any]:
