@@ -1,4 +1,7 @@
-"""Write the item vectors of checkpoint/ to vectors/, and with --program the user encoder to user_encoder/."""
+"""Write the item vectors of checkpoint/ to vectors/, or the table of a counting model to table/.
+
+With --program it also writes the user encoder to user_encoder/.
+"""
 
 import sys
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ from raysys.data.splits import SplitConfig
 from raysys.errors import ConfigError
 from raysys.evaluation.lists import DIVERSITY
 from raysys.evaluation.metrics import EvaluationConfig
-from raysys.models import read_model_config
+from raysys.models import MODELS, read_model_config
 from raysys.retrieval.index import IndexConfig
 from raysys.storage import public_uri
 from raysys.training_config import TrainingConfig
@@ -70,13 +70,14 @@ class RunConfig:
     def check(self) -> None:
         """Raise ConfigError where sections contradict each other; called before any resource is taken."""
         workers = max(self.cluster.workers, 1)
-        if self.training.batch_size % workers:
+        if self.learns_by == "gradient" and self.training.batch_size % workers:
             raise ConfigError(
                 f"training.batch_size: found {self.training.batch_size}, expected a multiple of "
                 f"cluster.workers "
                 f"({workers}), because the batch size is global"
             )
-        self.model.check_loss(self.training.loss)
+        if self.learns_by == "gradient":
+            self.model.check_loss(self.training.loss)
         if self.session.by_column and "session" not in self.data.columns:
             raise ConfigError("session.by_column: needs data.columns.session, which is not set")
         if self.split.target_events and "event" not in self.data.columns:
@@ -93,6 +94,11 @@ class RunConfig:
             )
         for name in ("cluster.use_gpu",) if self.cluster.use_gpu and self.cluster.workers == 0 else ():
             raise ConfigError(f"{name}: needs cluster.workers >= 1; workers = 0 runs in the calling process")
+
+    @property
+    def learns_by(self) -> str:
+        """How the model learns: by "gradient", under `[training]`, or by "rows", without it."""
+        return MODELS[self.model_name].learns_by
 
     @property
     def events_digest(self) -> str:
@@ -124,6 +130,8 @@ class RunConfig:
     @property
     def training_digest(self) -> str:
         """Digest of what decides the trained model, given the features."""
+        if self.learns_by == "rows":
+            return config.digest([self.model_name, config.to_table(self.model)])
         training = config.to_table(self.training)
         for name in ("max_retries", "source"):
             training.pop(name)

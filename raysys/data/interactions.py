@@ -93,9 +93,10 @@ class Rows:
 
     def positions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (len(rows) + 1,) offsets and the flat positions of the cells of some rows, row after row."""
-        sizes = np.diff(self.offsets)[rows]
+        first = self.offsets[rows]
+        sizes = self.offsets[rows + 1] - first
         starts = np.concatenate([[0], np.cumsum(sizes)])
-        return starts, np.repeat(self.offsets[:-1][rows] - starts[:-1], sizes) + np.arange(starts[-1])
+        return starts, np.repeat(first - starts[:-1], sizes) + np.arange(starts[-1])
 
 
 @dataclass(frozen=True)

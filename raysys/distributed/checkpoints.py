@@ -24,7 +24,7 @@ from raysys.catalog import Catalog, load_catalog
 from raysys.data.shapes import SampleShape
 from raysys.errors import ManifestError
 from raysys.manifest import Manifest, read_manifest
-from raysys.models import build_model, sample_shape
+from raysys.models import build_model, build_row_model, sample_shape
 from raysys.run import RunConfig, read_run
 from raysys.schema import NUM_RESERVED, Schema
 from raysys.storage import Folder, replacing
@@ -145,7 +145,7 @@ class Trained:
     """A finished checkpoint: the model in evaluation mode, the run that made it, its manifest and its
     state."""
 
-    model: Any  # an nn.Module that also satisfies one of the answering protocols of models.contract
+    model: Any  # a module with one of the answering protocols of models.contract, or a RowModel
     run: RunConfig
     manifest: Manifest
     state: State
@@ -174,6 +174,8 @@ def load_trained(checkpoint: Folder, features: Folder) -> Trained:
     run = read_run(
         configuration.parse_toml(checkpoint.read_bytes("run.toml").decode(), f"{checkpoint.uri}/run.toml")
     )
+    if run.learns_by == "rows":
+        return Trained(build_row_model(run.model_name, run.model), run, manifest, State())
     catalog = catalog_of(features, made_from)
     model = build_model(run.model_name, run.model, catalog, run.training.loss, run.training.seed)
     model.load_state_dict(from_bytes(checkpoint.read_bytes("weights.pt")))

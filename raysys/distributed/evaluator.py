@@ -21,12 +21,15 @@ from raysys.distributed.explain import explain_users
 from raysys.distributed.index import KIND as INDEX
 from raysys.distributed.index import ShardedIndex, open_index
 from raysys.distributed.measure import Job, Measured, measure_part, trained_run
+from raysys.distributed.tables import KIND as TABLE
+from raysys.distributed.tables import is_table, open_table, table_figures
 from raysys.distributed.validation import local_index, retrieve
 from raysys.errors import ManifestError
 from raysys.evaluation.health import collapse_warning
 from raysys.evaluation.slices import Bucket
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest, read_manifest
+from raysys.retrieval.table import TableRetriever
 from raysys.retrieval.vectors import VectorRetriever
 from raysys.run import RunConfig
 from raysys.storage import Folder, replacing
@@ -51,8 +54,9 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
     manifests = {
         "features": read_manifest(out / "features", "features", "prepare"),
         "checkpoint": read_manifest(out / "checkpoint", CHECKPOINT, "train"),
-        "index": read_manifest(out / "index", INDEX, "index"),
     }
+    answers = TABLE if is_table(manifests["checkpoint"]) else INDEX
+    manifests[answers] = read_manifest(out / answers, answers, "export" if answers == TABLE else "index")
     _check_vocabulary(manifests, out)
     parents = {name: manifest.digest for name, manifest in manifests.items()}
     digest = configuration.digest([CONTENT, run.evaluation, run.split.filter_seen, run.index.replicas])
@@ -61,7 +65,9 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
         logger.info(fields(evaluation="unchanged", path=target.uri))
         return target
     trained = load_trained(out / "checkpoint", out / "features")
-    index, index_manifest = open_index(out / "index", run.index.replicas)
+    index, index_manifest = (
+        open_table(out / TABLE) if answers == TABLE else open_index(out / INDEX, run.index.replicas)
+    )
     try:
         with replacing(target) as staged:
             job = Job(run, out, staged, index)
@@ -81,7 +87,8 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
                 _join(staged, parts, name)
             Manifest(kind=KIND, config_digest=digest, parents=parents).write(staged)
     finally:
-        index.close()
+        if isinstance(index, ShardedIndex):
+            index.close()
     warning = collapse_warning(results["interests"]) if results["interests"] else None
     if warning:
         logger.warning(fields(interests=warning))
@@ -95,9 +102,9 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
 
 def _check_vocabulary(manifests: dict[str, Manifest], out: Folder) -> None:
     digests = {name: manifest.info["vocabularies"]["item"] for name, manifest in manifests.items()}
-    for name in ("checkpoint", "index"):
-        if digests[name] != digests["features"]:
-            job = "train" if name == "checkpoint" else "export.py and jobs/index"
+    jobs = {"checkpoint": "train", TABLE: "export", INDEX: "export.py and jobs/index"}
+    for name, job in jobs.items():
+        if digests.get(name, digests["features"]) != digests["features"]:
             raise ManifestError(
                 f"{out.uri}/{name}: item vocabulary {digests[name]}, features/ has {digests['features']}; "
                 f"run jobs/{job}.py again"
@@ -132,11 +139,18 @@ def _merge(parts: list[Measured]) -> Measured:
 
 
 def _index_figures(
-    run: RunConfig, out: Folder, trained: Trained, index: ShardedIndex, manifest: Manifest, merged: Measured
+    run: RunConfig,
+    out: Folder,
+    trained: Trained,
+    index: ShardedIndex | TableRetriever,
+    manifest: Manifest,
+    merged: Measured,
 ) -> dict[str, Any]:
     """Return the `index` section of metrics.json; an approximate kind is compared with exact search."""
     features = read_manifest(out / "features", "features", "prepare")
     depth, recall = run.evaluation.depth, 1.0
+    if isinstance(index, TableRetriever):
+        return table_figures(manifest, depth, merged.searched / max(merged.search_s, 1e-9))
     if manifest.info["kind"] not in ("exact", "flat"):
         part = sorted(features.info["part_events"])[0]
         queries = read_queries(out / "features", part, run.evaluation.part, trained.shape)
@@ -205,7 +219,7 @@ def _results(
             "run_digest": run.run_digest,
             "features_digest": features.digest,
             "checkpoint_digest": checkpoint.digest,
-            "index_digest": manifests["index"].digest,
+            "index_digest": manifests[TABLE if TABLE in manifests else INDEX].digest,
             "code_version": __version__,
         },
     }

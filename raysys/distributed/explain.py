@@ -2,6 +2,7 @@
 finds."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
 from raysys.distributed.checkpoints import Trained
+from raysys.distributed.tables import answer_from_table
 from raysys.distributed.validation import ragged_rows, retrieve
 from raysys.manifest import read_manifest
-from raysys.models.contract import InterestModel
+from raysys.models.contract import Batch, InterestModel
+from raysys.retrieval.table import TableRetriever
 from raysys.retrieval.vectors import VectorRetriever
 from raysys.run import RunConfig
 from raysys.storage import Folder
@@ -54,20 +57,45 @@ def _explain(
     arrays = queries.batch(rows)
     batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
     history, at = arrays["history"][0], arrays["history_at"][0]
-    retriever = VectorRetriever(trained.model, index)
-    depth = run.evaluation.depth
-    found = retrieve(retriever, queries, rows, run, depth)
+    if isinstance(index, TableRetriever):
+        found = answer_from_table(trained, queries, rows, run, index)
+    else:
+        found = retrieve(VectorRetriever(trained.model, index), queries, rows, run, run.evaluation.depth)
     _, truth = ragged_rows(queries.truth_offsets, queries.truth_items, rows)
     ranks = {int(item): rank + 1 for rank, item in enumerate(found.item_idx[0]) if item >= 0}
 
     def item(idx: int, **more: Any) -> dict[str, Any]:
         return {"item_id": names[0][idx], "title": names[1][idx], **more}
 
+    couplings: list[list[float]] | None = None
+    active, interests = list[bool](), list[list[dict[str, Any]]]()
+    if not isinstance(index, TableRetriever):
+        couplings, active, interests = _interests(trained.model, batch, index, item)
+    targets = {int(i) for i in truth}
+    return {
+        "user_id": queries.user_id[row].as_py(),
+        "history": [item(int(i), at=int(t)) for i, t in zip(history, at, strict=True) if i > 0],
+        "couplings": couplings,
+        "active": active,
+        "interests": interests,
+        "recommendations": [
+            item(int(i), score=float(s), hit=int(i) in targets)
+            for i, s in zip(found.item_idx[0][:SHOWN], found.score[0][:SHOWN], strict=True)
+            if i >= 0
+        ],
+        "targets": [item(i, rank=ranks.get(i)) for i in sorted(targets)],
+    }
+
+
+def _interests(
+    model: Any, batch: Batch, index: Any, item: Callable[..., dict[str, Any]]
+) -> tuple[list[list[float]] | None, list[bool], list[list[dict[str, Any]]]]:
+    """Return of one user the couplings of the behaviours, which interests are active, and what each finds."""
     with torch.inference_mode():
-        vectors, active = trained.model.encode_users(batch)
+        vectors, active = model.encode_users(batch)
         couplings = None
-        if isinstance(trained.model, InterestModel):
-            couplings = trained.model.couplings(batch)[0].numpy()[history > 0].round(4).tolist()
+        if isinstance(model, InterestModel):
+            couplings = model.couplings(batch)[0].numpy()[batch["history"][0].numpy() > 0].round(4).tolist()
     on = active[0].numpy()
     interests: list[list[dict[str, Any]]] = [[] for _ in on]
     if on.any():
@@ -78,17 +106,4 @@ def _explain(
             interests[k] = [
                 item(int(i), score=float(s)) for i, s in zip(item_idx, score, strict=True) if i >= 0
             ]
-    targets = {int(i) for i in truth}
-    return {
-        "user_id": queries.user_id[row].as_py(),
-        "history": [item(int(i), at=int(t)) for i, t in zip(history, at, strict=True) if i > 0],
-        "couplings": couplings,
-        "active": on.tolist(),
-        "interests": interests,
-        "recommendations": [
-            item(int(i), score=float(s), hit=int(i) in targets)
-            for i, s in zip(found.item_idx[0][:SHOWN], found.score[0][:SHOWN], strict=True)
-            if i >= 0
-        ],
-        "targets": [item(i, rank=ranks.get(i)) for i in sorted(targets)],
-    }
+    return couplings, on.tolist(), interests

@@ -1,5 +1,5 @@
 """What a serving system loads of a checkpoint: item vectors as Parquet, which the index is built from, and
-the user encoder as a program.
+the user encoder as a program; of a counting model its table.
 """
 
 import logging
@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import KIND as CHECKPOINT
 from raysys.distributed.checkpoints import load_trained
+from raysys.distributed.tables import export_table, is_table
+from raysys.errors import ConfigError
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest, read_manifest
 from raysys.nn.embedding import select_features
@@ -29,13 +31,16 @@ PROGRAM_KIND = "user_encoder"
 
 def export(run: RunConfig, out: Folder) -> Folder:
     """Write `vectors/items.parquet` (item_id, item_idx, vector) in the order of item_idx and return the
-    folder.
+    folder; of a counting model `table/`, see `raysys.distributed.tables.export_table`.
 
     Raises:
         ManifestError: no finished checkpoint, or one of another vocabulary.
     """
     target, begin = out / "vectors", time.monotonic()
-    parents = {"checkpoint": read_manifest(out / "checkpoint", CHECKPOINT, "train").digest}
+    checkpoint = read_manifest(out / "checkpoint", CHECKPOINT, "train")
+    if is_table(checkpoint):
+        return export_table(out, checkpoint)
+    parents = {"checkpoint": checkpoint.digest}
     found = find_manifest(target, KIND)
     if found and found.matches("", parents):
         logger.info(fields(vectors="unchanged", path=target.uri))
@@ -76,9 +81,16 @@ def export_program(run: RunConfig, out: Folder) -> Folder:
 
     Raises:
         ManifestError: no finished checkpoint, or one of another vocabulary.
+        ConfigError: a model without a user encoder.
     """
     target, begin = out / PROGRAM_KIND, time.monotonic()
-    parents = {"checkpoint": read_manifest(out / "checkpoint", CHECKPOINT, "train").digest}
+    checkpoint = read_manifest(out / "checkpoint", CHECKPOINT, "train")
+    if is_table(checkpoint):
+        raise ConfigError(
+            f"--program: the model of {out.uri}/checkpoint counts and has no user encoder; its answers are "
+            "rows of table/items.parquet, added up over the history"
+        )
+    parents = {"checkpoint": checkpoint.digest}
     found = find_manifest(target, PROGRAM_KIND)
     if found and found.matches("", parents):
         logger.info(fields(user_encoder="unchanged", path=target.uri))

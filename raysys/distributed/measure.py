@@ -18,6 +18,7 @@ from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of, load_trained
 from raysys.distributed.index import ShardedIndex
 from raysys.distributed.interests import block_health
+from raysys.distributed.tables import answer_all_from_table
 from raysys.distributed.validation import batches_by_seen, find, ragged_rows
 from raysys.evaluation.health import InterestHealth
 from raysys.evaluation.lists import Facts
@@ -48,7 +49,7 @@ class Job:
     run: RunConfig
     out: Folder
     staged: Folder
-    index: ShardedIndex
+    index: ShardedIndex | TableRetriever
 
 
 @dataclass
@@ -95,6 +96,8 @@ def retrieve_all(
 
     The first interests are judged at the first cut-off of `evaluation.ks`.
     """
+    if isinstance(index, TableRetriever):
+        return answer_all_from_table(trained, queries, run, index)
     retriever, depth = VectorRetriever(trained.model, index), run.evaluation.depth
     item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
     score = np.full((len(queries), depth), -np.inf, dtype=np.float32)

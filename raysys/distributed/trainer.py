@@ -13,6 +13,7 @@ import torch
 from raysys.distributed.checkpoints import KIND, ResumeFolder
 from raysys.distributed.cluster import Relay, num_cpus, own_errors
 from raysys.distributed.loop import ALARM, Job, Rank, train_loop
+from raysys.distributed.tables import fit
 from raysys.errors import ConfigError, RaysysError, TrainingError
 from raysys.logs import fields
 from raysys.manifest import find_manifest, read_manifest
@@ -40,6 +41,8 @@ def train(run: RunConfig, out: Folder) -> Folder:
     if found and found.matches(run.training_digest, parents):
         logger.info(fields(checkpoint="unchanged", path=target.uri))
         return target
+    if run.learns_by == "rows":
+        return fit(run, out, manifest, parents)
     job = Job(run, features, manifest, out)
     job.plan.steps(0)
     if run.training.metric_k > manifest.info["items"]:

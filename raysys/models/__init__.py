@@ -5,31 +5,42 @@ use to a stage that only reads the run file; they are therefore imported when th
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from raysys.catalog import Catalog
 from raysys.config import read, suggest
 from raysys.data.sequences import SessionConfig
 from raysys.data.shapes import SampleShape
 from raysys.errors import ConfigError
+from raysys.models.item_cf_config import ItemCfConfig
 from raysys.models.mind_config import MindConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from raysys.models.contract import RowModel
+
 
 class ModelEntry(NamedTuple):
-    """A config dataclass, and what imports the module built as `model(config, catalog, loss=..., seed=...)`.
+    """A config dataclass, what imports the model's class, and how the model learns.
 
-    See `contract.GradientModel`.
+    gradient: built as `model(config, catalog, loss=..., seed=...)`, see `contract.GradientModel`.
+    rows: counting, built as `model(config)`, see `contract.RowModel`.
     """
 
     config: type
-    load: "Callable[[], type[nn.Module]]"
+    load: "Callable[[], type[Any]]"
+    learns_by: Literal["gradient", "rows"] = "gradient"
 
     @property
-    def model(self) -> "type[nn.Module]":
+    def model(self) -> "type[Any]":
         return self.load()
+
+
+def _item_cf() -> "type[RowModel]":
+    from raysys.models.item_cf import ItemCf
+
+    return ItemCf
 
 
 def _mind() -> "type[nn.Module]":
@@ -39,6 +50,7 @@ def _mind() -> "type[nn.Module]":
 
 
 MODELS: dict[str, ModelEntry] = {
+    "item_cf": ModelEntry(ItemCfConfig, _item_cf, learns_by="rows"),
     "mind": ModelEntry(MindConfig, _mind),
 }
 
@@ -70,6 +82,10 @@ _MIND_RECOMMENDED = {
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "item_cf": {
+        "paper": {"similarity": "cosine", "decay": 1.0},
+        "recommended": {"similarity": "tf_idf", "num_neighbours": 50, "decay": 0.8},
+    },
     "mind": {
         "paper": _MIND_PAPER,
         "recommended": _MIND_RECOMMENDED,
@@ -120,3 +136,9 @@ def build_model(name: str, config: Any, catalog: Catalog, loss: str, seed: int) 
     if name not in MODELS:
         raise ConfigError(f"model.name: no model {name!r}{suggest(name, MODELS)}")
     return MODELS[name].model(config, catalog, loss=loss, seed=seed)
+
+
+def build_row_model(name: str, config: Any) -> "RowModel":
+    """Return a counting model."""
+    assert MODELS[name].learns_by == "rows"
+    return MODELS[name].model(config)

@@ -5,10 +5,12 @@ Shape suffixes: B batch, T history, K interests, D vector.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
+from raysys.data.interactions import Interactions
 from raysys.data.sequences import SessionConfig
 from raysys.data.shapes import SampleShape
 
@@ -41,6 +43,35 @@ class GradientModel(Protocol):
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return {"loss": scalar, ...}; further scalars are logged. This is the training loss and nothing
         else."""
+        ...
+
+
+@runtime_checkable
+class RowModel(Protocol):
+    """Counting: pure and stateless, built as `Model(config)`; its rows are a table that answers."""
+
+    source: Literal["item", "user"]
+    """What the rows of the table belong to."""
+
+    @staticmethod
+    def samples(config: Any, session: SessionConfig) -> SampleShape:
+        """Return what the batches of queries hold, as a function of the config and the run's `[session]`."""
+        ...
+
+    def weigh(self, seen: Interactions) -> Interactions:
+        """Return the matrix as `rows` wants it; computed once and shared by all blocks."""
+        ...
+
+    def rows(self, seen: Interactions, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return item_idx (R, n) int64 and score (R, n) float32 of the sources in `block` (R,), best first.
+
+        Ordered by (score down, item_idx up); -1 and -inf where a source has fewer. A row does not depend on
+        the others of its block.
+        """
+        ...
+
+    def seeds(self, batch: Mapping[str, Any]) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """Return (offsets (B + 1,), table rows) int64, ragged per query, and the weight of each seed."""
         ...
 
 

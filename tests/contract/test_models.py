@@ -5,17 +5,27 @@ import subprocess
 import sys
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
 from raysys import config
+from raysys.data.interactions import Entries, Interactions
 from raysys.errors import ConfigError
-from raysys.models import MODELS, PRESETS, build_model, read_model_config
+from raysys.models import MODELS, PRESETS, build_model, build_row_model, read_model_config
 from raysys.nn.loss_inputs import LossName
+from raysys.retrieval.candidates import rank_top_k
+from raysys.retrieval.table import NeighbourTable
 from tests.reference.world import LENGTHS, NUM_ITEMS, pad_left, small_batch, small_catalog, take_rows
 
 LOSSES = get_args(LossName)
-each_model = pytest.mark.parametrize("name", sorted(MODELS))
+each_entry = pytest.mark.parametrize("name", sorted(MODELS))
+each_model = pytest.mark.parametrize(
+    "name", sorted(name for name in MODELS if MODELS[name].learns_by == "gradient")
+)
+each_row_model = pytest.mark.parametrize(
+    "name", sorted(name for name in MODELS if MODELS[name].learns_by == "rows")
+)
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 
 
@@ -25,10 +35,10 @@ def build(name, loss="sampled_softmax", seed=0, catalog=None):
 
 
 def test_there_are_models():
-    assert "mind" in MODELS
+    assert {"mind", "item_cf"} <= MODELS.keys()
 
 
-@each_model
+@each_entry
 def test_config_survives_a_round_trip_through_toml(name):
     for preset in PRESETS[name]:
         _, fields = read_model_config({"name": name, "preset": preset})
@@ -38,7 +48,7 @@ def test_config_survives_a_round_trip_through_toml(name):
         assert config.digest(fields) == config.digest(config.read(MODELS[name].config, tables["model"]))
 
 
-@each_model
+@each_entry
 def test_presets_name_fields_and_explicit_keys_win(name):
     assert {"paper", "recommended"} <= set(PRESETS[name])
     fields = {field.name for field in dataclasses.fields(MODELS[name].config)}
@@ -49,11 +59,11 @@ def test_presets_name_fields_and_explicit_keys_win(name):
         read_model_config({"name": name, "preset": "paper"})[1],
     )
     assert default == paper
-    chosen = read_model_config({"name": name, "preset": "recommended", "embedding_dim": 12})[1]
-    assert chosen.embedding_dim == 12
+    chosen = read_model_config({"name": name, "preset": "recommended", "history_length": 12})[1]
+    assert chosen.history_length == 12
 
 
-@each_model
+@each_entry
 def test_every_field_is_documented(name):
     source = sys.modules[MODELS[name].config.__module__].__file__
     with open(source, encoding="utf-8") as file:
@@ -66,9 +76,9 @@ def test_every_field_is_documented(name):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({}, r"^model.name: missing; known: mind"),
+        ({}, r"^model.name: missing; known: item_cf, mind"),
         ({"name": "mnd"}, r"^model.name: no model 'mnd'; did you mean mind\?"),
-        ({"name": 3}, r"^model.name: no model 3; known: mind"),
+        ({"name": 3}, r"^model.name: no model 3; known: item_cf, mind"),
         (
             {"name": "mind", "preset": "papr"},
             r"^model.preset: no preset 'papr' of mind; did you mean paper\?",
@@ -219,6 +229,67 @@ def test_a_catalog_without_features_is_enough(name):
 @each_model
 def test_padding_is_the_zero_vector(name):
     assert build(name).encode_items(torch.tensor([0])).abs().sum() == 0
+
+
+def small_matrix(seed=3, users=11, items=NUM_ITEMS):
+    """Return a matrix with repeated events; some users and items have none."""
+    random = np.random.default_rng(seed)
+    cells = np.unique(random.integers(0, (users - 4) * (items - 5), 60))
+    user_idx, item_idx = cells // (items - 5) + 2, cells % (items - 5) + 2
+    count = random.integers(1, 4, len(cells))
+    at = random.integers(0, 10**6, len(cells))
+    kinds = (np.int32, np.int32, np.float64, np.int32, np.int64)
+    columns = (user_idx, item_idx, count, count, at)
+    entries = Entries(*(column.astype(kind) for column, kind in zip(columns, kinds, strict=True)))
+    return Interactions.build(entries, users, items)
+
+
+def small_table(name, **options):
+    """Return a counting model, its weighted matrix and its whole table."""
+    _, fields = read_model_config({"name": name, **options})
+    model = build_row_model(name, fields)
+    seen = model.weigh(small_matrix())
+    count = len(seen.by_item if model.source == "item" else seen.by_user)
+    return model, seen, NeighbourTable(*model.rows(seen, np.arange(count)))
+
+
+@each_row_model
+def test_rows_are_a_table_in_the_order_of_candidates(name):
+    _, _, table = small_table(name)
+    assert (table.item_idx[:2] == -1).all()  # the reserved sources
+    assert (table.item_idx >= 0).any()
+    ranked = rank_top_k(table.item_idx, table.score, table.item_idx.shape[1])
+    np.testing.assert_array_equal(ranked.item_idx, table.item_idx)
+    np.testing.assert_array_equal(ranked.score, table.score)
+    assert not np.isin(table.item_idx, [0, 1]).any()
+
+
+@each_row_model
+def test_a_row_does_not_depend_on_its_block(name):
+    model, seen, table = small_table(name)
+    order = np.random.default_rng(0).permutation(len(table.item_idx))
+    for size in (1, 5):
+        for start in range(0, len(order), size):
+            block = order[start : start + size]
+            item_idx, score = model.rows(seen, block)
+            np.testing.assert_array_equal(item_idx, table.item_idx[block])
+            np.testing.assert_array_equal(score, table.score[block])
+
+
+@each_row_model
+def test_seeds_are_rows_of_the_table_and_padding_does_not_matter(name):
+    model, _, table = small_table(name)
+    batch = {key: value.numpy() for key, value in small_batch().items()}
+    (offsets, rows), weights = model.seeds(batch)
+    assert len(offsets) == len(LENGTHS) + 1
+    assert offsets[1] == 0  # an empty history
+    assert len(weights) == len(rows)
+    assert np.isin(rows, np.arange(2, len(table.item_idx))).all()
+    padded = {key: value.numpy() for key, value in pad_left(small_batch(), 6).items()}
+    again = model.seeds(padded)
+    np.testing.assert_array_equal(again[0][0], offsets)
+    np.testing.assert_array_equal(again[0][1], rows)
+    np.testing.assert_array_equal(again[1], weights)
 
 
 def test_models_do_not_load_ray():

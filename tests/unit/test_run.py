@@ -200,6 +200,20 @@ def test_digests_change_with_what_they_stand_for_and_with_nothing_else():
     assert run(evaluation={"ks": [7]}).run_digest != base.run_digest
 
 
+def test_a_counting_model_is_a_function_of_its_own_fields():
+    def counting(**sections):
+        return run(**{**sections, "model": {"name": "item_cf", **sections.get("model", {})}})
+
+    base = counting()
+    assert base.learns_by == "rows"
+    assert run().learns_by == "gradient"
+    # no batch is shared out and no loss taken
+    other = counting(training={"batch_size": 10, "seed": 5, "loss": "mixed"}, cluster={"workers": 4})
+    assert other.training_digest == base.training_digest
+    assert counting(model={"similarity": "bm25"}).training_digest != base.training_digest
+    assert read_run(config.parse_toml(other.to_toml(), "run.toml")) == other
+
+
 def test_sections_are_the_fields_of_a_run():
     assert {*SECTIONS, "model", "model_name"} == set(RunConfig.__dataclass_fields__)
 
