@@ -1,5 +1,6 @@
 """Parquet files of the data stage."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -39,3 +40,15 @@ def write_columns(folder: Folder, name: str, table: pa.Table) -> None:
 def read_table(folder: Folder, name: str) -> pa.Table:
     with folder.open_input(name) as file:
         return pq.read_table(file)
+
+
+def join_tables(folder: Folder, names: Sequence[str], target: str) -> None:
+    """Write tables of one schema as one file, in the order given, with one of them in memory at a time."""
+    writer: pq.ParquetWriter | None = None
+    with folder.open_output(target) as file:
+        for name in names:
+            table = read_table(folder, name)
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer:
+            writer.close()

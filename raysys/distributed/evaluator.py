@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from raysys import __version__
 from raysys import config as configuration
+from raysys.data.parquet import join_tables
 from raysys.data.queries import read_queries
 from raysys.distributed.checkpoints import KIND as CHECKPOINT
 from raysys.distributed.checkpoints import Trained, load_trained
@@ -84,7 +84,8 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
             )
             staged.write_json("users.json", {"users": users})
             for name in ("recommendations", "values"):
-                _join(staged, parts, name)
+                join_tables(staged, [f"{name}/{part}" for part in parts], f"{name}.parquet")
+                (staged / name).delete()
             Manifest(kind=KIND, config_digest=digest, parents=parents).write(staged)
     finally:
         if isinstance(index, ShardedIndex):
@@ -109,20 +110,6 @@ def _check_vocabulary(manifests: dict[str, Manifest], out: Folder) -> None:
                 f"{out.uri}/{name}: item vocabulary {digests[name]}, features/ has {digests['features']}; "
                 f"run jobs/{job}.py again"
             )
-
-
-def _join(staged: Folder, parts: list[str], name: str) -> None:
-    """Write what the tasks wrote per partition as one file, one partition in memory at a time."""
-    writer: pq.ParquetWriter | None = None
-    with staged.open_output(f"{name}.parquet") as file:
-        for part in parts:
-            with staged.open_input(f"{name}/{part}") as source:
-                table = pq.read_table(source)
-            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
-            writer.write_table(table)
-        if writer:
-            writer.close()
-    (staged / name).delete()
 
 
 def _merge(parts: list[Measured]) -> Measured:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from raysys.catalog import Catalog
 from raysys.data.hashing import hash_text
 from raysys.data.history import frequent_positions, take
+from raysys.data.parquet import write_table
 from raysys.data.queries import Queries, read_queries
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of, load_trained
@@ -197,12 +197,10 @@ def _write_recommendations(job: Job, part: str, queries: Queries, candidates: Ca
             "score": pa.array(candidates.score[query, place]),
         }
     )
-    with job.staged.open_output(f"recommendations/{part}") as file:
-        pq.write_table(table, file, compression="zstd")
+    write_table(job.staged, f"recommendations/{part}", table)
 
 
 def _write_values(job: Job, part: str, queries: Queries, values: dict[str, np.ndarray]) -> None:
     """Write every user's metrics, null where undefined: what another run is paired with."""
     columns = {key: pa.array(found, from_pandas=True) for key, found in values.items()}
-    with job.staged.open_output(f"values/{part}") as file:
-        pq.write_table(pa.table({"user_id": queries.user_id, **columns}), file, compression="zstd")
+    write_table(job.staged, f"values/{part}", pa.table({"user_id": queries.user_id, **columns}))

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysys.data.interactions import Entries, Interactions, read_entries
-from raysys.data.parquet import write_table
+from raysys.data.parquet import join_tables, write_table
 from raysys.data.parsing import combine
 from raysys.data.queries import Queries
 from raysys.data.vocabulary import Vocabulary
@@ -75,7 +75,8 @@ def fit(run: RunConfig, out: Folder, features: Manifest, parents: Mapping[str, s
     with replacing(target) as staged:
         blocks = row_blocks(seen, BLOCK_PRODUCTS)
         _each(run, write_rows, blocks, model, model.weigh(seen), staged, progress="fit")
-        _join(staged, [_part_name(start) for start, _ in blocks])
+        join_tables(staged, [_part_name(start) for start, _ in blocks], ROWS)
+        (staged / "rows").delete()
         seconds = time.monotonic() - begin
         info = {
             "vocabularies": {"item": features.info["vocabularies"]["item"]},
@@ -151,20 +152,6 @@ def write_rows(block: tuple[int, int], model: RowModel, seen: Interactions, stag
         "score": pa.ListArray.from_arrays(offsets, pa.array(score[real])),
     }
     write_table(staged, _part_name(block[0]), pa.table(columns))
-
-
-def _join(staged: Folder, names: list[str]) -> None:
-    """Write the blocks as one file, one block in memory at a time."""
-    writer: pq.ParquetWriter | None = None
-    with staged.open_output(ROWS) as file:
-        for name in names:
-            with staged.open_input(name) as source:
-                table = pq.read_table(source)
-            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
-            writer.write_table(table)
-        if writer:
-            writer.close()
-    (staged / "rows").delete()
 
 
 def export_table(out: Folder, checkpoint: Manifest) -> Folder:

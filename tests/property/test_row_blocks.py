@@ -37,7 +37,7 @@ def test_blocks_cover_every_item_once_and_give_the_same_rows(
 ):
     counts = drawn(seed, items, users, share)
     seen = matrix(counts)
-    model = ItemCf(ItemCfConfig(similarity=similarity, num_neighbours=4))  # type: ignore[arg-type]
+    model = ItemCf(ItemCfConfig(similarity=similarity, num_neighbours=4))
     weighted = model.weigh(seen)
     whole = model.rows(weighted, np.arange(2, items + 2))
     blocks = row_blocks(seen, products)
@@ -58,7 +58,7 @@ def test_every_similarity_equals_the_formula(
     seed: int, items: int, users: int, share: float, similarity: str
 ):
     counts = drawn(seed, items, users, share)
-    model = ItemCf(ItemCfConfig(similarity=similarity))  # type: ignore[arg-type]
+    model = ItemCf(ItemCfConfig(similarity=similarity))
     item_idx, score = model.rows(model.weigh(matrix(counts)), np.arange(items + 2))
     expected = similarities_of(counts, similarity)
     found = np.zeros_like(expected)
