@@ -6,8 +6,11 @@ another remainder in every epoch. A rank takes its own slice of each global batc
 step) is therefore all that resuming needs.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +23,8 @@ from raysys.data.shapes import SampleShape
 from raysys.errors import DataError
 from raysys.seeds import derive_seed, generator
 from raysys.storage import Folder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -153,3 +158,17 @@ def epoch_batches(
     for chunk in plan.chunks(epoch):
         if chunk.stop > max(first_step, chunk.start):
             yield from chunk_batches(plan, chunk, features, first_step, rank, world)
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Yield the items in order, the next `depth` of them made by a thread while the caller is at work.
+
+    An error of the items is raised at the place of the item; when the caller stops early, what is under way
+    is finished and dropped.
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield cast("T", item)

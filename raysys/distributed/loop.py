@@ -18,7 +18,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from raysys.data.budget import part_samples
-from raysys.data.epochs import EpochPlan, epoch_batches
+from raysys.data.epochs import EpochPlan, ahead, epoch_batches
 from raysys.data.shapes import SampleShape
 from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
 from raysys.distributed.validation import validate
@@ -200,7 +200,7 @@ class _Loop:
             from raysys.distributed.feed import ray_data_batches
 
             return ray_data_batches(*where)
-        return epoch_batches(*where)
+        return ahead(epoch_batches(*where))
 
     def _after_step(self, step: int, totals: StepTotals) -> bool:
         self.counted = totals

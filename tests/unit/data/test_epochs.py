@@ -1,13 +1,14 @@
 """Epochs: chunks, steps, and files that are not what the manifest says."""
 
 import hashlib
+import threading
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysys.data.epochs import EpochPlan, chunk_batches, epoch_batches, read_samples
+from raysys.data.epochs import EpochPlan, ahead, chunk_batches, epoch_batches, read_samples
 from raysys.data.history import load_item_columns
 from raysys.data.shapes import SampleShape
 from raysys.errors import DataError
@@ -165,3 +166,35 @@ def test_a_long_term_feature_that_the_items_do_not_have_or_that_is_a_number(tmp_
     with pytest.raises(DataError, match="price: numbers have no sets of distinct values"):
         load_item_columns(folder, ["price"])
     assert load_item_columns(folder, []) == {}
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 3, 40])
+def test_items_made_ahead_are_the_items_in_order(count, depth):
+    assert list(ahead(iter(range(count)), depth)) == list(range(count))
+
+
+def test_an_error_of_an_item_made_ahead_comes_at_its_place():
+    def items():
+        yield from range(3)
+        raise DataError("the fourth")
+
+    made = ahead(items())
+    assert [next(made) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(DataError, match="the fourth"):
+        next(made)
+
+
+def test_no_more_than_the_depth_is_made_ahead_and_nothing_goes_on_after_the_end():
+    made = []
+
+    def items():
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    taken = ahead(items(), depth=2)
+    assert next(taken) == 0
+    taken.close()
+    assert made == [0, 1, 2]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
