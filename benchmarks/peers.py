@@ -100,7 +100,7 @@ def main(out: str, overrides: list[str]) -> None:
     """Train over one epoch as a worker does and print the samples per second after the first steps."""
     import torch
 
-    from raysys.data.epochs import epoch_batches
+    from raysys.data.epochs import ahead, epoch_batches
     from raysys.nn.loss_inputs import LossInputs
     from raysys.training import StepTotals, build_optimizer, train_steps
 
@@ -111,9 +111,10 @@ def main(out: str, overrides: list[str]) -> None:
     began: list[tuple[float, int]] = []
 
     def batches() -> Iterator[tuple[int, Mapping[str, torch.Tensor]]]:
-        for step, batch in epoch_batches(job.plan, 0, job.features, 0, 0, 1):
-            arrays = {**batch, **inputs.arrays(step, batch)}
-            yield step, {name: torch.from_numpy(values) for name, values in arrays.items()}
+        cut = epoch_batches(job.plan, 0, job.features, 0, 0, 1)
+        arrays = ((step, {**batch, **inputs.arrays(step, batch)}) for step, batch in cut)
+        for step, named in ahead(arrays):
+            yield step, {name: torch.from_numpy(values) for name, values in named.items()}
 
     def after_step(step: int, totals: StepTotals) -> bool:
         if step + 1 == WARM_STEPS:

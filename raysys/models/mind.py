@@ -37,6 +37,7 @@ from raysys.models.mind_config import MindConfig
 from raysys.nn.attention import label_aware_attention
 from raysys.nn.capsule import BehaviourToInterestRouting
 from raysys.nn.embedding import ItemEncoder, ProfileEncoder, unit_length
+from raysys.nn.lookup import look_up
 from raysys.nn.loss_inputs import WITH_NEGATIVES, LossName
 from raysys.nn.losses import training_loss
 from raysys.nn.mlp import Mlp
@@ -120,7 +121,7 @@ class Mind(nn.Module):
         if self.loss == "full_softmax" or self.items.num_items <= slots:
             table_VD = self.items.table()
             served_VD = self._scale(table_VD)
-            target_RD, negative_ND = _rows(served_VD, target_R), _rows(served_VD, negatives_N)
+            target_RD, negative_ND = look_up(target_R, served_VD), look_up(negatives_N, served_VD)
         else:
             target_RD, negative_ND = self.encode_items(target_R), self.encode_items(negatives_N)
         interests_BKD, active_BK, penalties = self._users(history_BT, batch, table_VD, length_B)
@@ -194,7 +195,7 @@ class Mind(nn.Module):
         if table_VD is None:
             mapped_BTD = self.routing.map(self.items(history_BT))
         else:
-            mapped_BTD = _rows(self.routing.map(table_VD), history_BT)
+            mapped_BTD = look_up(history_BT, self.routing.map(table_VD))
         weight_BKT = None
         if self.recency is not None:
             length = history_BT.shape[1]
@@ -223,7 +224,7 @@ class Mind(nn.Module):
         padded_BT = functional.pad(history_BT, (latest, 0), value=PADDING_IDX)  # for the shortest histories
         for i in range(1, latest + 1):
             latest_B = padded_BT[:, -i]
-            latest_BD = self.items(latest_B) if table_VD is None else _rows(table_VD, latest_B)
+            latest_BD = self.items(latest_B) if table_VD is None else look_up(latest_B, table_VD)
             shared.append(latest_BD)
         vectors_BKD = self.layers(interests_BKD, torch.cat(shared, dim=1))
         vectors_BKD = self._scale(interests_BKD + vectors_BKD if self.config.residual else vectors_BKD)
@@ -260,8 +261,3 @@ def _variance(weights_BTK: Tensor, mask_BT: Tensor) -> Tensor:
     mean_B1K = weights_BTK.sum(1, keepdim=True) / count_B11  # zero on padding
     spread_BTK = (weights_BTK - mean_B1K).masked_fill(~mask_BT[:, :, None], 0.0)
     return (spread_BTK.square() / count_B11).sum((1, 2)).mean()
-
-
-def _rows(table_VD: Tensor, item_idx: Tensor) -> Tensor:
-    # the backward of an embedding is faster than that of indexing
-    return functional.embedding(item_idx, table_VD, padding_idx=PADDING_IDX)

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from raysys.catalog import Catalog
 from raysys.config import require, suggest
+from raysys.nn.lookup import look_up
 from raysys.schema import ALL_FEATURES, PADDING_IDX, Feature
 from raysys.seeds import derive_seed
 
@@ -71,7 +71,7 @@ def _embedding(feature: Feature, dim: int, std: float, seed: int) -> nn.Paramete
 
 def _mean_of_values(values: Tensor, table: Tensor) -> Tensor:
     """Return the mean embedding of the non-padding values on the last axis; zero where there are none."""
-    total = functional.embedding(values, table, padding_idx=PADDING_IDX).sum(-2)
+    total = look_up(values, table).sum(-2)
     count = (values != PADDING_IDX).sum(-1, keepdim=True).clamp(min=1)
     return total / count.to(total.dtype)
 
@@ -126,7 +126,7 @@ class ItemEncoder(nn.Module):
 
     def forward(self, item_idx: Tensor) -> Tensor:
         """(...) int64 -> (..., D); zero at padding."""
-        own = functional.embedding(item_idx, self.item, padding_idx=PADDING_IDX)
+        own = look_up(item_idx, self.item)
         return self._pool(own, item_idx)
 
     def table(self) -> Tensor:
@@ -148,7 +148,7 @@ class ItemEncoder(nn.Module):
                 total = total + torch.where(present, values, 0.0)[..., None] * parameter
             elif feature.kind == "id":
                 present = values != PADDING_IDX
-                total = total + functional.embedding(values, parameter, padding_idx=PADDING_IDX)
+                total = total + look_up(values, parameter)
             else:
                 present = (values != PADDING_IDX).any(-1)
                 total = total + _mean_of_values(values, parameter)
@@ -204,7 +204,7 @@ class ProfileEncoder(nn.Module):
                 parts.append(values[:, None].to(self._empty.dtype))
             elif feature.kind == "id":
                 table = getattr(self, _slot(feature.name))
-                parts.append(functional.embedding(values, table, padding_idx=PADDING_IDX))
+                parts.append(look_up(values, table))
             else:
                 parts.append(_mean_of_values(values, getattr(self, _slot(feature.name))))
         return torch.cat(parts, dim=1)

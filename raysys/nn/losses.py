@@ -14,9 +14,11 @@ Shape suffixes: B batch of one rank, C batch of all ranks, V catalogue, N negati
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from raysys.nn.gather import gather_rows
@@ -350,17 +352,42 @@ def _softmax_losses(
     seem to be. Where the score is the largest over interests, it is the interest nearest to a negative that
     calls it hard. The weights are constants to the gradient.
     """
-    # finite, not -inf: a row whose negatives are all accidental hits has gradient 0 and never inf - inf
-    lowest = torch.finfo(scores_BN.dtype).min
-    terms_BN = scores_BN if log_expected_N is None else scores_BN - log_expected_N
+    less_N = log_expected_N
     if hardness:
         with torch.no_grad():
+            # finite, not -inf: a row whose negatives are all accidental hits has no inf - inf
+            lowest = torch.finfo(scores_BN.dtype).min
+            terms_BN = scores_BN if log_expected_N is None else scores_BN - log_expected_N
             stands_BN = (terms_BN - scores_BN).masked_fill(accidental_BN, lowest)
             lift_BN = hardness * scores_BN
             mean_B1 = (stands_BN + lift_BN).logsumexp(1, keepdim=True) - stands_BN.logsumexp(1, keepdim=True)
-        terms_BN = terms_BN + (lift_BN - mean_B1)
-    others_B = terms_BN.masked_fill(accidental_BN, lowest).logsumexp(1)
-    return functional.softplus(others_B - positive_B, threshold=50.0)
+            less_N = mean_B1 - lift_BN if log_expected_N is None else log_expected_N + mean_B1 - lift_BN
+    return _Softmax.apply(positive_B, scores_BN, less_N, accidental_BN)
+
+
+class _Softmax(torch.autograd.Function):
+    """-s_t + ln(exp(s_t) + sum over the other j of exp(s_j - c_j)), in half the passes over (B, N) that
+    autograd takes: one array holds the exponentials, and the gradient is one product with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, positive_B: Tensor, scores_BN: Tensor, less_N: Tensor | None, left_out_BN: Tensor
+    ) -> Tensor:  # type: ignore[override] # torch declares *args
+        terms_BN = scores_BN.clone() if less_N is None else scores_BN - less_N
+        terms_BN.masked_fill_(left_out_BN, -torch.inf)
+        top_B = torch.maximum(terms_BN.amax(1), positive_B)  # finite, as the positive is
+        terms_BN.sub_(top_B[:, None]).exp_()
+        others_B, own_B = terms_BN.sum(1), (positive_B - top_B).exp()
+        ctx.save_for_backward(terms_BN, others_B, own_B)
+        # log1p, as the logarithm of one and a little would round the little away
+        return torch.log1p(others_B + (own_B - 1.0)) + (top_B - positive_B)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # likewise
+        terms_BN, others_B, own_B = ctx.saved_tensors
+        share_B = grad_B / (others_B + own_B)
+        return -share_B * others_B, terms_BN * share_B[:, None], None, None
 
 
 def _rows(values: Tensor, row_B: Tensor | None) -> Tensor:

@@ -353,3 +353,27 @@ def test_losses_with_negatives_say_so():
         else:
             vectors = items[batch["target"]]
             assert torch.isfinite(training_loss(name, user, vectors, without, 1.0, item_table_VD=items))
+
+
+@pytest.mark.parametrize("lead", [-200.0, -40.0, 0.0, 40.0, 80.0])
+def test_a_lead_of_the_target_leaves_a_loss_and_a_gradient_as_exact_as_the_type(lead: float) -> None:
+    """Where the target leads, the loss is close to exp(-lead), which ln(1 + exp(-lead)) would round to 0."""
+    user = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    target, negatives = torch.tensor([[lead, 0.0]], requires_grad=True), torch.zeros(3, 2)
+    expected = torch.zeros(3)
+    loss = sampled_softmax(user, target, negatives, torch.tensor([2]), torch.tensor([3, 4, 5]), expected, 1.0)
+    loss.backward()
+    assert target.grad is not None
+    others = math.log(3.0) - lead
+    exact = math.log1p(math.exp(others)) if others < 50 else others
+    assert float(loss.detach()) == pytest.approx(exact, rel=1e-6)
+    assert float(target.grad[0, 0]) == pytest.approx(-1.0 / (1.0 + math.exp(-others)), rel=1e-6)
+
+
+def test_a_row_whose_negatives_are_all_the_target_has_neither_loss_nor_gradient() -> None:
+    user = torch.randn(1, 4, requires_grad=True)
+    target, same = torch.randn(1, 4), torch.randn(2, 4)
+    loss = sampled_softmax(user, target, same, torch.tensor([7]), torch.tensor([7, 7]), torch.zeros(2), 0.1)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert user.grad is not None and user.grad.abs().max() == 0.0
