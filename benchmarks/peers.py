@@ -101,6 +101,7 @@ def main(out: str, overrides: list[str]) -> None:
     import torch
 
     from raysys.data.epochs import ahead, epoch_batches
+    from raysys.distributed.loop import has_core_to_spare
     from raysys.nn.loss_inputs import LossInputs
     from raysys.training import StepTotals, build_optimizer, train_steps
 
@@ -113,7 +114,7 @@ def main(out: str, overrides: list[str]) -> None:
     def batches() -> Iterator[tuple[int, Mapping[str, torch.Tensor]]]:
         cut = epoch_batches(job.plan, 0, job.features, 0, 0, 1)
         arrays = ((step, {**batch, **inputs.arrays(step, batch)}) for step, batch in cut)
-        for step, named in ahead(arrays):
+        for step, named in ahead(arrays) if has_core_to_spare("cpu", on_node=1) else arrays:
             yield step, {name: torch.from_numpy(values) for name, values in named.items()}
 
     def after_step(step: int, totals: StepTotals) -> bool:

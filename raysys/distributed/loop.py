@@ -67,7 +67,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Rank:
-    """One worker's place in the group, and how it talks to the driver."""
+    """One worker's place in the group, and how it talks to the driver.
+
+    Attributes:
+        on_node: workers of the group on this worker's node, itself among them.
+    """
 
     rank: int
     world: int
@@ -75,6 +79,7 @@ class Rank:
     say: Callable[[dict[str, Any]], None]
     stopping: Callable[[], bool]
     report: Callable[[dict[str, float], str], None]
+    on_node: int = 1
 
     def sum(self, values: list[float]) -> list[float]:
         """Return the sums over all ranks."""
@@ -125,8 +130,20 @@ def _wrap(model: nn.Module, rank: Rank) -> nn.Module:
 
     # buffers are the same on all ranks from the start and never change; copying them before every step took
     # a fifth of its time
-    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    if rank.device == "cpu":
+        # over gloo a message costs more than its bytes; without this DDP sends a small bucket first, to start
+        # early
+        options["bucket_cap_mb"] = 25
     return prepare_model(model, parallel_strategy_kwargs=options)
+
+
+def has_core_to_spare(device: str, on_node: int) -> bool:
+    """Return whether a second thread of a worker finds a core that no training thread of its node needs.
+
+    Where it finds none, cutting batches in a thread takes longer than between the steps.
+    """
+    return device != "cpu" or (os.cpu_count() or 1) > on_node * torch.get_num_threads()
 
 
 def _generators(device: torch.device) -> list[torch.Generator]:
@@ -137,8 +154,7 @@ def _generators(device: torch.device) -> list[torch.Generator]:
     """
     if device.type != "cuda":
         return [torch.default_generator]
-    torch.cuda.init()
-    number = torch.cuda.current_device() if device.index is None else device.index
+    number = torch.empty(0, device=device).get_device()  # also where the device has no number, as in "cuda"
     return [torch.default_generator, torch.cuda.default_generators[number]]
 
 
@@ -198,7 +214,10 @@ class _Loop:
             )
 
     def _tensors(self, first_step: int) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        for step, arrays in ahead(self._arrays(first_step)):
+        batches = self._arrays(first_step)
+        if has_core_to_spare(self.rank.device, self.rank.on_node):
+            batches = ahead(batches)
+        for step, arrays in batches:
             # dropout is a function of the position, so a resumed run draws what the uninterrupted one drew
             seed = derive_seed(self.training.seed, "step", self.state.global_step, self.rank.rank)
             for generator in self.generators:
@@ -209,8 +228,8 @@ class _Loop:
             )
 
     def _arrays(self, first_step: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yield (step, batch) with what the loss needs; a second thread runs this ahead of the model, so it
-        reads nothing that a step changes."""
+        """Yield (step, batch) with what the loss needs; as a second thread may run this ahead of the model,
+        it reads nothing that a step changes."""
         before = self.state.global_step - self.state.step
         return (
             (step, {**batch, **self.inputs.arrays(before + step, batch, self.rank.world)})

@@ -186,6 +186,7 @@ def _worker(config: dict[str, Any]) -> None:
         say=lambda line: relay.put.remote(line),
         stopping=lambda: ray.get(relay.stopping.remote()),
         report=report,
+        on_node=context.get_local_world_size(),
     )
     try:
         train_loop(job, rank)

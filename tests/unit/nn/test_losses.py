@@ -376,4 +376,5 @@ def test_a_row_whose_negatives_are_all_the_target_has_neither_loss_nor_gradient(
     loss = sampled_softmax(user, target, same, torch.tensor([7]), torch.tensor([7, 7]), torch.zeros(2), 0.1)
     loss.backward()
     assert float(loss.detach()) == 0.0
-    assert user.grad is not None and user.grad.abs().max() == 0.0
+    assert user.grad is not None
+    assert user.grad.abs().max() == 0.0
