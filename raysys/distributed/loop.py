@@ -16,11 +16,13 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from raysys.data.budget import part_samples
 from raysys.data.epochs import EpochPlan, ahead, epoch_batches
 from raysys.data.shapes import SampleShape
 from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
+from raysys.distributed.same_node import SharedMean, mean_hook, orders_writes
 from raysys.distributed.validation import validate
 from raysys.evaluation.health import alarm, of_curve
 from raysys.manifest import Manifest
@@ -135,7 +137,21 @@ def _wrap(model: nn.Module, rank: Rank) -> nn.Module:
         # over gloo a message costs more than its bytes; without this DDP sends a small bucket first, to start
         # early
         options["bucket_cap_mb"] = 25
-    return prepare_model(model, parallel_strategy_kwargs=options)
+    wrapped = prepare_model(model, parallel_strategy_kwargs=options)
+    if rank.device == "cpu" and rank.on_node == rank.world and orders_writes():
+        assert isinstance(wrapped, DistributedDataParallel), "Ray Train wraps for DDP where there are ranks"
+        _share_memory(wrapped, rank)
+    return wrapped
+
+
+def _share_memory(wrapped: DistributedDataParallel, rank: Rank) -> None:
+    """Let gradients go through the memory of the node that all workers are on."""
+    size = sum(p.numel() * p.element_size() for p in wrapped.parameters() if p.requires_grad)
+    try:
+        wrapped.register_comm_hook(SharedMean(size), mean_hook)
+    except OSError as error:
+        if rank.rank == 0:
+            rank.say({"gradients": f"through gloo, which is slower: {error}"})
 
 
 def has_core_to_spare(device: str, on_node: int) -> bool:
