@@ -22,7 +22,7 @@ from raysys.data.budget import part_samples
 from raysys.data.epochs import EpochPlan, ahead, epoch_batches
 from raysys.data.shapes import SampleShape
 from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
-from raysys.distributed.same_node import SharedMean, mean_hook, orders_writes
+from raysys.distributed.same_node import SharedSum, mean_hook, orders_writes
 from raysys.distributed.validation import validate
 from raysys.evaluation.health import alarm, of_curve
 from raysys.manifest import Manifest
@@ -102,6 +102,7 @@ def train_loop(job: Job, rank: Rank) -> None:
     resume = ResumeFolder(job.out)
     state = resume.load(model, optimizer)
     wrapped = _wrap(model, rank)
+    shared = _share_memory(wrapped, rank)
     inputs = LossInputs(
         training.loss,
         catalog.item_counts,
@@ -111,7 +112,7 @@ def train_loop(job: Job, rank: Rank) -> None:
         calibration=training.gbce_t,
         seed=derive_seed(training.seed, "negatives"),
     )
-    loop = _Loop(job, rank, model, wrapped, optimizer, resume, state, inputs)
+    loop = _Loop(job, rank, model, wrapped, shared, optimizer, resume, state, inputs)
     if rank.rank == 0:
         rank.say(
             {
@@ -137,21 +138,23 @@ def _wrap(model: nn.Module, rank: Rank) -> nn.Module:
         # over gloo a message costs more than its bytes; without this DDP sends a small bucket first, to start
         # early
         options["bucket_cap_mb"] = 25
-    wrapped = prepare_model(model, parallel_strategy_kwargs=options)
-    if rank.device == "cpu" and rank.on_node == rank.world and orders_writes():
-        assert isinstance(wrapped, DistributedDataParallel), "Ray Train wraps for DDP where there are ranks"
-        _share_memory(wrapped, rank)
-    return wrapped
+    return prepare_model(model, parallel_strategy_kwargs=options)
 
 
-def _share_memory(wrapped: DistributedDataParallel, rank: Rank) -> None:
-    """Let gradients go through the memory of the node that all workers are on."""
+def _share_memory(wrapped: nn.Module, rank: Rank) -> SharedSum | None:
+    """Let gradients go through the memory of the node, and return it, where all workers are on one."""
+    on_one_node = rank.device == "cpu" and rank.on_node == rank.world
+    if not (isinstance(wrapped, DistributedDataParallel) and on_one_node and orders_writes()):
+        return None
     size = sum(p.numel() * p.element_size() for p in wrapped.parameters() if p.requires_grad)
     try:
-        wrapped.register_comm_hook(SharedMean(size), mean_hook)
+        shared = SharedSum(size)
     except OSError as error:
         if rank.rank == 0:
             rank.say({"gradients": f"through gloo, which is slower: {error}"})
+        return None
+    wrapped.register_comm_hook(shared, mean_hook)
+    return shared
 
 
 def has_core_to_spare(device: str, on_node: int) -> bool:
@@ -183,12 +186,13 @@ class _Loop:
         rank: Rank,
         model: nn.Module,
         wrapped: nn.Module,
+        shared: SharedSum | None,
         optimizer: torch.optim.Optimizer,
         resume: ResumeFolder,
         state: State,
         inputs: LossInputs,
     ) -> None:
-        self.job, self.rank, self.model, self.wrapped = job, rank, model, wrapped
+        self.job, self.rank, self.model, self.wrapped, self.shared = job, rank, model, wrapped, shared
         self.optimizer, self.resume, self.state, self.inputs = optimizer, resume, state, inputs
         self.training = job.run.training
         self.generators = _generators(torch.device(rank.device))
@@ -283,7 +287,7 @@ class _Loop:
         self.clock = now
         names = sorted(self.counted.sums)
         sums = [self.counted.sums[name] for name in names]
-        samples, *rest = self.rank.sum([float(self.counted.samples), *sums, *wishes])
+        samples, *rest = self._sum([float(self.counted.samples), *sums, *wishes])
         for name, value in zip(names, rest, strict=False):
             self.state.epoch_sums[name] = self.state.epoch_sums.get(name, 0.0) + value
         self.state.epoch_samples += int(samples)
@@ -291,6 +295,12 @@ class _Loop:
         self.counted.sums.clear()
         self.counted.samples = 0
         return rest[len(names) :]
+
+    def _sum(self, values: list[float]) -> list[float]:
+        """Return the sums over all ranks, the quicker way if there is one: this is called every few steps."""
+        if self.shared is None:
+            return self.rank.sum(values)
+        return self.shared.sum_(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def _tick(self) -> None:
         """Agree over the ranks on the sums, on a wish to stop and on the time, and show progress."""

@@ -1,4 +1,4 @@
-"""Means of gradients over the workers of one node, through shared memory.
+"""Sums over the workers of one node, through shared memory.
 
 Over gloo a message between two processes of a machine takes a millisecond or more, as threads sleep and wake
 several times for each; for models of a few megabytes that is a tenth of a step. Here every worker writes its
@@ -32,8 +32,8 @@ SHARED = Path("/dev/shm")  # noqa: S108 # a file there is made by mkstemp
 """Where files are memory, on Linux."""
 
 
-class SharedMean:
-    """Means over the ranks of a process group that all run on this node; every rank makes one at a time and
+class SharedSum:
+    """Sums over the ranks of a process group that all run on this node; every rank makes one at a time and
     calls it equally often.
 
     The memory is a file that is unlinked as soon as all ranks have mapped it, so nothing is left behind
@@ -42,14 +42,14 @@ class SharedMean:
     so that all ranks get the same bits.
 
     Args:
-        group_bytes: largest number of bytes of a tensor; less memory is taken for small ones.
+        group_bytes: of the largest tensor; longer ones go in several pieces.
     Raises:
         OSError: no such memory is to be had on some rank.
     """
 
     def __init__(self, group_bytes: int) -> None:
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.piece = min(PIECE_BYTES, -(-group_bytes // FLAG_BYTES) * FLAG_BYTES)
+        self.piece = min(PIECE_BYTES, max(1, -(-group_bytes // FLAG_BYTES)) * FLAG_BYTES)
         self.turn = 0
         memory = self._map(self.world * (FLAG_BYTES + 2 * self.piece))
         flags, parts = memory[: self.world * FLAG_BYTES], memory[self.world * FLAG_BYTES :]
@@ -89,15 +89,15 @@ class SharedMean:
             raise OSError(f"{self.world - int(mapped)} workers cannot map {size} bytes: {error}")
         return torch.frombuffer(memory, dtype=torch.uint8)
 
-    def mean_(self, values_N: Tensor) -> Tensor:
-        """Put the mean over the ranks into `values_N`, (N,) of any floating type, and return it."""
+    def sum_(self, values_N: Tensor) -> Tensor:
+        """Put the sum over the ranks into `values_N`, (N,) of any floating type, and return it."""
         for piece in values_N.split(self.piece // values_N.element_size()):
             parts_WN = self.parts[self.turn % 2, :, : piece.nbytes].view(piece.dtype)
             parts_WN[self.rank].copy_(piece)
             self.turn += 1
             self.flag_W[self.rank] = self.turn
             self._wait()
-            torch.mean(parts_WN, 0, out=piece)
+            torch.sum(parts_WN, 0, out=piece)
         return values_N
 
     def _wait(self) -> None:
@@ -111,16 +111,16 @@ class SharedMean:
 
 
 def orders_writes() -> bool:
-    """Return whether other processes see the writes of one in order, as `SharedMean` presumes; Python has no
+    """Return whether other processes see the writes of one in order, as `SharedSum` presumes; Python has no
     barrier to ask for it."""
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def mean_hook(
-    mean: SharedMean,
+    shared: SharedSum,
     bucket: torch.distributed.GradBucket,  # pyright: ignore[reportPrivateImportUsage] # DDP asks for it
 ) -> torch.futures.Future[Tensor]:
     """Return the mean of a `torch.distributed.GradBucket`, as a communication hook of DDP wants it."""
     done: torch.futures.Future[Tensor] = torch.futures.Future()
-    done.set_result(mean.mean_(bucket.buffer()))
+    done.set_result(shared.sum_(bucket.buffer()).div_(shared.world))
     return done

@@ -4,6 +4,7 @@ import json
 import logging
 import tempfile
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 60
 """How long a stopped run may take to write its checkpoint."""
+STOP_POLL_S = 0.5
+"""How often rank 0 asks whether to stop."""
 
 
 def train(run: RunConfig, out: Folder) -> Folder:
@@ -156,6 +159,27 @@ def _cpu_share(job: Job) -> int:
     return max(1, (num_cpus() - spare) // workers) if workers else 1
 
 
+class _StopWish:
+    """Whether the driver has asked to stop, without waiting for it: a question that is under way is answered
+    at a later call."""
+
+    def __init__(self, relay: Any) -> None:
+        self.relay, self.asked_at = relay, 0.0
+        self.answer: Any = None
+
+    def __call__(self) -> bool:
+        import ray
+
+        if self.answer is None:
+            if time.monotonic() - self.asked_at >= STOP_POLL_S:
+                self.answer, self.asked_at = self.relay.stopping.remote(), time.monotonic()
+            return False
+        if not ray.wait([self.answer], timeout=0)[0]:
+            return False
+        answer, self.answer = self.answer, None
+        return bool(ray.get(answer))
+
+
 def _worker(config: dict[str, Any]) -> None:
     """The training function of a Ray Train worker."""
     import ray
@@ -184,7 +208,7 @@ def _worker(config: dict[str, Any]) -> None:
         world=context.get_world_size(),
         device=str(get_device()),
         say=lambda line: relay.put.remote(line),
-        stopping=lambda: ray.get(relay.stopping.remote()),
+        stopping=_StopWish(relay),
         report=report,
         on_node=context.get_local_world_size(),
     )

@@ -1,4 +1,4 @@
-"""What each of several processes does in the test of `SharedMean`."""
+"""What each of several processes does in the test of `SharedSum`."""
 
 import os
 
@@ -6,7 +6,7 @@ import torch
 from torch import distributed
 
 from raysys.distributed import same_node
-from raysys.distributed.same_node import SharedMean
+from raysys.distributed.same_node import SharedSum
 
 WORLD = 3
 LENGTHS = (1, 7, 64, 1000, 5000, 12_345)
@@ -17,15 +17,15 @@ def values(rank, turn, length):
 
 
 def rank_main(rank, folder):
-    """Save the means of many tensors, some longer than a piece, and what is left of the memory's file."""
+    """Save the sums of many tensors, some longer than a piece, and what is left of the memory's file."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
     same_node.PIECE_BYTES = 4 * 3000
-    mean = SharedMean(4 * max(LENGTHS))
-    found = [mean.mean_(values(rank, turn, length)) for turn, length in enumerate(LENGTHS * 40)]
+    shared = SharedSum(4 * max(LENGTHS))
+    found = [shared.sum_(values(rank, turn, length)) for turn, length in enumerate(LENGTHS * 40)]
     left = [name for name in os.listdir("/dev/shm") if name.startswith("raysys-gradients-")]
     torch.save(
-        {"found": found, "double": mean.mean_(torch.full((5,), float(rank)).double()), "left": left},
+        {"found": found, "double": shared.sum_(torch.full((5,), float(rank)).double()), "left": left},
         f"{folder}/rank{rank}.pt",
     )
     distributed.barrier()
@@ -41,7 +41,7 @@ def rank_without_memory(rank, folder):
         if rank == broken:
             same_node.mmap.mmap = _refuse
         try:
-            SharedMean(1000)
+            SharedSum(1000)
         except OSError as error:
             messages.append(str(error))
         same_node.mmap.mmap = real
