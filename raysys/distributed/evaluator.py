@@ -23,9 +23,10 @@ from raysys.distributed.index import ShardedIndex, open_index
 from raysys.distributed.measure import Job, Measured, measure_part, trained_run
 from raysys.distributed.tables import KIND as TABLE
 from raysys.distributed.tables import is_table, open_table, table_figures
-from raysys.distributed.validation import local_index, retrieve
+from raysys.distributed.validation import local_index, ragged_rows, retrieve
 from raysys.errors import ManifestError
 from raysys.evaluation.health import collapse_warning
+from raysys.evaluation.metrics import METRICS, mean
 from raysys.evaluation.slices import Bucket
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest, read_manifest
@@ -37,7 +38,7 @@ from raysys.storage import Folder, replacing
 logger = logging.getLogger(__name__)
 
 KIND = "evaluation"
-CONTENT = 2
+CONTENT = 3
 """Version of what an evaluation holds; a folder of another one is measured again."""
 RECALL_SAMPLE = 512
 
@@ -120,6 +121,8 @@ def _merge(parts: list[Measured]) -> Measured:
         merged.history_items = np.concatenate([merged.history_items, part.history_items])
         if part.health:  # None for a partition without queries
             merged.health = merged.health.merge(part.health) if merged.health else part.health
+        if merged.curve and part.curve:
+            merged.curve = merged.curve.merge(part.curve)
         merged.search_s += part.search_s
         merged.searched += part.searched
     return merged
@@ -134,32 +137,57 @@ def _index_figures(
     merged: Measured,
 ) -> dict[str, Any]:
     """Return the `index` section of metrics.json; an approximate kind is compared with exact search."""
-    features = read_manifest(out / "features", "features", "prepare")
-    depth, recall = run.evaluation.depth, 1.0
+    depth = run.evaluation.depth
     if isinstance(index, TableRetriever):
         return table_figures(manifest, depth, merged.searched / max(merged.search_s, 1e-9))
-    if manifest.info["kind"] not in ("exact", "flat"):
-        part = sorted(features.info["part_events"])[0]
-        queries = read_queries(out / "features", part, run.evaluation.part, trained.shape)
-        rows = np.arange(min(len(queries), RECALL_SAMPLE))
-        dim, metric = trained.run.model.embedding_dim, manifest.info["metric"]
-        exact = local_index(trained.model, features.info["items"], dim, "cpu", metric)
-        answers = [
-            retrieve(VectorRetriever(trained.model, which), queries, rows, trained_run(trained, run), depth)
-            for which in (exact, index)
-        ]
-        same = [
-            np.isin(b[b >= 0], a[a >= 0]).sum() for a, b in zip(*(a.item_idx for a in answers), strict=True)
-        ]
-        recall = float(np.sum(same)) / max(int((answers[0].item_idx >= 0).sum()), 1)
-    return {
+    figures: dict[str, Any] = {
         "kind": manifest.info["kind"],
         "shards": len(manifest.info["shards"]),
         "replicas": run.index.replicas,
         "metric": manifest.info["metric"],
-        f"recall_vs_exact@{depth}": recall,
+        f"recall_vs_exact@{depth}": 1.0,
         "queries_per_s": merged.searched / max(merged.search_s, 1e-9),
         "build_s": manifest.info["build_s"],
+    }
+    if manifest.info["kind"] not in ("exact", "flat"):
+        figures |= _against_exact(run, out, trained, index, manifest)
+    return figures
+
+
+def _against_exact(
+    run: RunConfig, out: Folder, trained: Trained, index: ShardedIndex, manifest: Manifest
+) -> dict[str, Any]:
+    """Return the share of the items of exact search that an approximate index finds, and the metrics of the
+    same users under both: what they lack under exact search is the model's loss, the rest the index's."""
+    features, depth = read_manifest(out / "features", "features", "prepare"), run.evaluation.depth
+    for part in sorted(features.info["part_events"]):
+        queries = read_queries(out / "features", part, run.evaluation.part, trained.shape)
+        if len(queries.truth_items):
+            break
+    else:
+        return {}  # nothing is relevant to anyone, which the metrics say
+    rows = np.arange(min(len(queries), RECALL_SAMPLE))
+    dim, metric = trained.run.model.embedding_dim, manifest.info["metric"]
+    exact = local_index(trained.model, features.info["items"], dim, "cpu", metric)
+    answers = {
+        name: retrieve(VectorRetriever(trained.model, which), queries, rows, trained_run(trained, run), depth)
+        for name, which in (("exact", exact), ("index", index))
+    }
+    wanted, found = (answers[name].item_idx for name in ("exact", "index"))
+    same = [np.isin(b[b >= 0], a[a >= 0]).sum() for a, b in zip(wanted, found, strict=True)]
+    truth = ragged_rows(queries.truth_offsets, queries.truth_items, rows)
+    measured = {
+        name: {
+            key: mean(METRICS[kind](answer, truth, k))
+            for key, (kind, k) in zip(run.evaluation.keys(), run.evaluation.pairs(), strict=True)
+            if kind in METRICS
+        }
+        for name, answer in answers.items()
+    }
+    return {
+        f"recall_vs_exact@{depth}": float(np.sum(same)) / max(int((wanted >= 0).sum()), 1),
+        "sample_users": len(rows),
+        "sample_metrics": measured,
     }
 
 
@@ -195,6 +223,7 @@ def _results(
         },
         "interests": merged.health.result() if merged.health else {},
         "index": index,
+        **({"diversity_curve": merged.curve.points()} if merged.curve else {}),
         "slices": slices.pop("model"),
         "baseline_slices": slices,
         "training": {

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from raysys.catalog import Catalog
 from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
-from raysys.distributed.checkpoints import Trained
+from raysys.distributed.checkpoints import Trained, catalog_of
+from raysys.distributed.measure import make_lists
 from raysys.distributed.tables import answer_from_table
 from raysys.distributed.validation import ragged_rows, retrieve
 from raysys.manifest import read_manifest
@@ -37,21 +39,27 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
     items = pq.read_table(features.open_input("items.parquet"), columns=["item_id", "title"])
     names = [items.column("item_id").to_pylist(), items.column("title").to_pylist()]
     parts = sorted(manifest.info["part_events"])
-    shown: list[dict[str, Any]] = []
+    catalog, shown = catalog_of(features, manifest), list[dict[str, Any]]()
     for part in parts:
         timed = dataclasses.replace(trained.shape, times=True)
         queries = read_queries(features, part, run.evaluation.part, timed)
         long_enough = queries.history.stop - queries.history.start >= MIN_HISTORY
         order = np.argsort(hash_text(queries.user_id), kind="stable")
         rows = order[long_enough[order]][: run.evaluation.sample_users - len(shown)]
-        shown += [_explain(int(row), queries, run, trained, index, names) for row in rows]
+        shown += [_explain(int(row), queries, run, trained, index, names, catalog) for row in rows]
         if len(shown) >= run.evaluation.sample_users:
             break
     return shown
 
 
 def _explain(
-    row: int, queries: Queries, run: RunConfig, trained: Trained, index: Any, names: list[list[Any]]
+    row: int,
+    queries: Queries,
+    run: RunConfig,
+    trained: Trained,
+    index: Any,
+    names: list[list[Any]],
+    catalog: Catalog,
 ) -> dict[str, Any]:
     rows = np.array([row])
     arrays = queries.batch(rows)
@@ -60,7 +68,10 @@ def _explain(
     if isinstance(index, TableRetriever):
         found = answer_from_table(trained, queries, rows, run, index)
     else:
-        found = retrieve(VectorRetriever(trained.model, index), queries, rows, run, run.evaluation.depth)
+        found = retrieve(
+            VectorRetriever(trained.model, index), queries, rows, run, run.evaluation.search_depth
+        )
+    found = make_lists(found, catalog, run.evaluation)
     _, truth = ragged_rows(queries.truth_offsets, queries.truth_items, rows)
     ranks = {int(item): rank + 1 for rank, item in enumerate(found.item_idx[0]) if item >= 0}
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from raysys.catalog import Catalog
+from raysys.config import require
 from raysys.data.hashing import hash_text
 from raysys.data.history import frequent_positions, take
 from raysys.data.parquet import write_table
@@ -20,6 +21,7 @@ from raysys.distributed.index import ShardedIndex
 from raysys.distributed.interests import block_health
 from raysys.distributed.tables import answer_all_from_table
 from raysys.distributed.validation import batches_by_seen, find, ragged_rows
+from raysys.evaluation.diversity_curve import DiversityCurve, relevance_diversity_curve
 from raysys.evaluation.health import InterestHealth
 from raysys.evaluation.lists import Facts
 from raysys.evaluation.metrics import EvaluationConfig, MetricTotals
@@ -33,6 +35,7 @@ from raysys.evaluation.slices import (
 from raysys.manifest import read_manifest
 from raysys.models.contract import InterestModel
 from raysys.retrieval.candidates import Candidates, drop_seen
+from raysys.retrieval.diversity import diversify
 from raysys.retrieval.table import TableRetriever, popular_table, random_candidates
 from raysys.retrieval.vectors import VectorRetriever
 from raysys.run import RunConfig
@@ -55,7 +58,8 @@ class Job:
 @dataclass
 class Measured:
     """What a task returns: per-user values and slices of the model and the baselines, and per user the number
-    of distinct items in the history, whose quarters only all users together have."""
+    of distinct items in the history, whose quarters only all users together have; the curve of relevance and
+    diversity where the run asks for one."""
 
     totals: dict[str, MetricTotals]
     slices: dict[str, SliceTotals]
@@ -63,6 +67,7 @@ class Measured:
     health: InterestHealth | None
     search_s: float
     searched: int
+    curve: DiversityCurve | None
 
 
 def measure_part(part: str, job: Job) -> Measured:
@@ -73,9 +78,11 @@ def measure_part(part: str, job: Job) -> Measured:
     catalog = catalog_of(features, manifest)
     trained = load_trained(job.out / "checkpoint", features)
     queries = read_queries(features, part, run.evaluation.part, trained.shape, ("at",))
-    candidates, health, search_s = retrieve_all(trained, queries, run, job.index)
+    deep, health, search_s = retrieve_all(trained, queries, run, job.index)
     truth = (queries.truth_offsets, queries.truth_items.astype(np.int64))
     facts = Facts.of(catalog, (queries.seen_offsets, queries.seen_items.astype(np.int64)))
+    candidates = make_lists(deep, catalog, run.evaluation)
+    curve = make_curve(deep, catalog, truth, run.evaluation)
     totals: dict[str, MetricTotals] = {}
     slices: dict[str, SliceTotals] = {}
     for name, answer in {"model": candidates, **baselines(queries, run, catalog)}.items():
@@ -85,7 +92,49 @@ def measure_part(part: str, job: Job) -> Measured:
     _write_recommendations(job, part, queries, candidates)
     _write_values(job, part, queries, totals["model"].values)
     items = np.diff(queries.seen_offsets)
-    return Measured(totals, slices, items, health, search_s, len(queries))
+    return Measured(totals, slices, items, health, search_s, len(queries), curve)
+
+
+def make_lists(deep: Candidates, catalog: Catalog, config: EvaluationConfig) -> Candidates:
+    """Return the lists that are measured, written and shown, (Q, depth).
+
+    Args:
+        deep: (Q, search_depth) candidates.
+        catalog: of the items.
+        config: of the run.
+    Raises:
+        ConfigError: there is no such category.
+    """
+    if not config.varies_lists:
+        return deep.top(config.depth)
+    categories, cap = item_categories(catalog, config.diversity_category), config.max_per_category or None
+    return diversify(deep, categories, config.depth, config.diversity_weight, cap)
+
+
+def make_curve(
+    deep: Candidates, catalog: Catalog, truth: tuple[np.ndarray, np.ndarray], config: EvaluationConfig
+) -> DiversityCurve | None:
+    """Return what lists of the largest k are worth for every weight that the run names; None without any."""
+    if not config.diversity_curve:
+        return None
+    categories, cap = item_categories(catalog, config.diversity_category), config.max_per_category or None
+    return relevance_diversity_curve(deep, categories, truth, config.diversity_curve, config.depth, cap)
+
+
+def item_categories(catalog: Catalog, name: str) -> np.ndarray:
+    """Return the first value of an item feature, (num_items,) int64; of the first categorical one without a
+    name.
+
+    Raises:
+        ConfigError: the items have no such feature, or it is a number.
+    """
+    kinds = {feature.name: feature.kind for feature in catalog.item_features}
+    known = [key for key, kind in kinds.items() if kind != "number"]
+    found = f"evaluation.diversity_category: found {name!r}"
+    require(not name or name in known, f"{found}, categorical item features are {', '.join(known) or 'none'}")
+    require(bool(known), f"{found}, but the items have no categorical feature; name one in [data.items]")
+    values = catalog.item_values[name or known[0]]
+    return values.reshape(len(values), -1)[:, 0].astype(np.int64)
 
 
 def retrieve_all(
@@ -98,7 +147,7 @@ def retrieve_all(
     """
     if isinstance(index, TableRetriever):
         return answer_all_from_table(trained, queries, run, index)
-    retriever, depth = VectorRetriever(trained.model, index), run.evaluation.depth
+    retriever, depth = VectorRetriever(trained.model, index), run.evaluation.search_depth
     item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
     score = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     health: InterestHealth | None = None

@@ -246,14 +246,15 @@ def answer_from_table(
     """Return the candidates of some queries under the run's rule for seen items."""
     seeds, weights = trained.model.seeds(queries.batch(rows))
     seen = ragged_rows(queries.seen_offsets, queries.seen_items, rows) if run.split.filter_seen else None
-    return retriever.retrieve(seeds, weights, run.evaluation.depth, seen).top(run.evaluation.depth)
+    depth = run.evaluation.search_depth
+    return retriever.retrieve(seeds, weights, depth, seen).top(depth)
 
 
 def answer_all_from_table(
     trained: Trained, queries: Queries, run: RunConfig, retriever: TableRetriever
 ) -> tuple[Candidates, None, float]:
     """Return the candidates of every query, in order, no health of interests, and the seconds it took."""
-    depth, begin = run.evaluation.depth, time.monotonic()
+    depth, begin = run.evaluation.search_depth, time.monotonic()
     item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
     score = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     for rows in batches_by_seen(queries, np.arange(len(queries)), BATCH):

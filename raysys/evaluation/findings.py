@@ -1,7 +1,7 @@
 """What a finished run measured, and the tables that the HTML and the Markdown report share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from raysys.errors import DataError
@@ -46,6 +46,7 @@ class Measured:
     index: dict[str, Any]
     training: dict[str, Any]
     lineage: dict[str, Any]
+    diversity_curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
 
     @property
     def headline(self) -> str:
@@ -78,6 +79,7 @@ class Measured:
             index=part(table, "index"),
             training=part(table, "training"),
             lineage=part(table, "lineage"),
+            diversity_curve=list(table.get("diversity_curve") or []),
         )
 
 

@@ -5,6 +5,7 @@ relevant item. `truth` is (offsets, items) as in `Ragged`: the distinct relevant
 candidates never count as items, and a query with relevant items and no candidates scores 0.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -105,6 +106,18 @@ class EvaluationConfig:
     """Part of the split that is measured."""
     sample_users: int = 8
     """Users shown one by one in the report; at least 0."""
+    diversity_weight: float = 0.0
+    """What a pair of items of different categories is worth in a list, in units of the score (lambda of
+    ComiRec); 0: lists by score alone."""
+    max_per_category: int = 0
+    """The most items of one category in a list; 0: no cap."""
+    diversity_category: str = ""
+    """Item feature whose first value is an item's category; empty: the first categorical one."""
+    diversity_depth: int = 5
+    """Candidates that varied lists are chosen from, in multiples of the largest of `ks`."""
+    diversity_curve: tuple[float, ...] = ()
+    """Weights whose lists are measured too, from the same search, for the curve of relevance and diversity in
+    the report; rising from 0."""
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.ks, self.ks[1:], strict=False))
@@ -118,11 +131,30 @@ class EvaluationConfig:
         require(not twice, f"metrics: {', '.join(twice)} named twice")
         require(bool(self.pairs()), f"ks: found [1], {DIVERSITY} is a metric of pairs and needs 2 or more")
         require(self.sample_users >= 0, f"sample_users: found {self.sample_users}, expected at least 0")
+        for name in ("diversity_weight", "max_per_category"):
+            value = getattr(self, name)
+            require(0 <= value <= 1e30, f"{name}: found {value}, expected at least 0")
+        require(self.diversity_depth >= 1, f"diversity_depth: found {self.diversity_depth}, expected >= 1")
+        weights = self.diversity_curve
+        rising = all(a < b for a, b in itertools.pairwise(weights))
+        found = f"diversity_curve: found {list(weights)}"
+        require(not weights or (weights[0] == 0 and rising), f"{found}, expected rising numbers from 0 up")
+        require(not weights or weights[-1] <= 1e30, f"{found}, expected numbers up to 1e30")
 
     @property
     def depth(self) -> int:
         """The number of candidates per query that all metrics need."""
         return self.ks[-1]
+
+    @property
+    def varies_lists(self) -> bool:
+        """Whether lists are chosen for variety of their categories, and not by score alone."""
+        return self.diversity_weight > 0 or self.max_per_category > 0
+
+    @property
+    def search_depth(self) -> int:
+        """The number of candidates per query that lists are made from."""
+        return self.depth * (self.diversity_depth if self.varies_lists or self.diversity_curve else 1)
 
     def keys(self) -> tuple[str, ...]:
         """Return the names of all results in order: `mrr` alone, others as `name@k`."""

@@ -169,6 +169,29 @@ def curve_plot(
         return to_svg(figure, figure_id, message)
 
 
+def trade_off_plot(
+    points: Sequence[tuple[float, float, str]], axes_names: tuple[str, str], figure_id: str, message: str
+) -> str:
+    """Return an SVG of points joined in order, each with its label.
+
+    Args:
+        points: (x, y, label), at least one.
+        axes_names: what x and y are.
+        figure_id: a word that no other figure of the page has.
+        message: what the figure shows, for readers who do not see it.
+    """
+    with drawing():
+        figure, axes = _figure(2.9)
+        across, up = [x for x, _, _ in points], [y for _, y, _ in points]
+        axes.plot(across, up, color=ACCENT, linewidth=1.8, marker="o", markersize=5)
+        for x, y, label in points:
+            axes.annotate(_plain(label), (x, y), xytext=(5, 5), textcoords="offset points", color=INK)
+        axes.set_xlabel(axes_names[0])
+        axes.set_ylabel(axes_names[1])
+        axes.margins(0.12)
+        return to_svg(figure, figure_id, message)
+
+
 def _with_gaps(values: Line) -> list[float]:
     return [float("nan") if value is None else value for value in values]
 

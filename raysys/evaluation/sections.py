@@ -7,7 +7,7 @@ from typing import Any
 
 from raysys.config import parse_toml
 from raysys.evaluation import data_page, findings, health_page, plots
-from raysys.evaluation.findings import Measured, Table, number, part, plural
+from raysys.evaluation.findings import Cell, Measured, Table, number, part, plural
 from raysys.evaluation.user_panels import User, show_user
 from raysys.storage import Folder
 
@@ -69,8 +69,9 @@ class Section:
 
 def sections(run: Run) -> list[Section]:
     """Return the parts of a run's own report, in reading order."""
-    makers = (_metrics, _curve, _slices, _users, _interests, _index, _data, _origin)
-    return [make(run) for make in makers]
+    makers = (_metrics, _curve, _slices, _diversity, _users, _interests, _index, _data, _origin)
+    made = [make(run) for make in makers]
+    return [section for section in made if section is not None]
 
 
 def _metrics(run: Run) -> Section:
@@ -107,7 +108,8 @@ def _beside(others: Mapping[str, float]) -> str:
 def _curve(run: Run) -> Section:
     anchor, title = f"{run.anchor}-curve", "Learning curve"
     if run.state is None:
-        return Section(anchor, title, "This run has no checkpoint/state.json, so it has no learning curve.")
+        lead = "This run has no checkpoint/state.json, which a model that learns in epochs writes."
+        return Section(anchor, title, f"{lead} So it has no learning curve.")
     curve: list[dict[str, Any]] = run.state.get("curve") or []
     if not curve:
         return Section(anchor, title, "No epoch was finished, so there is no learning curve.")
@@ -166,6 +168,41 @@ def _with_baselines(measured: Measured, name: str, key: str) -> dict[str, dict[s
     return rows
 
 
+def _diversity(run: Run) -> Section | None:
+    """Return what variety costs; nothing for a run that did not ask."""
+    points = run.measured.diversity_curve
+    if not points:
+        return None
+    names = [name for name in points[0] if name != "weight"]
+    k = names[0].partition("@")[2]
+    relevance, variety = f"hit_rate@{k}", f"diversity@{k}"
+    rows = [
+        [Cell(f"{point['weight']:g}"), *(Cell(number(point[name])) for name in names)] for point in points
+    ]
+    first, last = points[0], points[-1]
+    told = (
+        f"A weight of {last['weight']:g} takes {relevance} from {number(first[relevance])} to "
+        f"{number(last[relevance])} and the share of pairs of different categories from "
+        f"{number(first[variety])} to {number(last[variety])}."
+    )
+    marks = [(point[variety], point[relevance], f"{point['weight']:g}") for point in points]
+    figure = plots.trade_off_plot(
+        marks,
+        (f"pairs of different categories, first {k}", relevance),
+        f"{run.anchor}-trade-off",
+        f"Relevance against diversity, by weight. {told}",
+    )
+    return Section(
+        f"{run.anchor}-diversity",
+        "Relevance and diversity",
+        f"{told} Every point is a weight of diversity, evaluation.diversity_weight; all lists come from one "
+        f"search. settled@{k} is the share of users whose list no deeper search could change: raise "
+        "evaluation.diversity_depth where it is low.",
+        figures=[figure],
+        tables=[Table("Lists by weight of diversity", ["weight", *names], rows)],
+    )
+
+
 def _users(run: Run) -> Section:
     anchor, title = f"{run.anchor}-users", "Users, one by one"
     if run.users is None:
@@ -220,7 +257,22 @@ def _index(run: Run) -> Section:
         if recalls
         else "No recall against exact search was recorded."
     )
-    return Section(anchor, title, lead, tables=[findings.pair_table("Figures of the index", index)])
+    figures = {key: value for key, value in index.items() if key != "sample_metrics"}
+    tables = [findings.pair_table("Figures of the index", figures)]
+    under = part(index, "sample_metrics")
+    exact, found = part(under, "exact"), part(under, "index")
+    shared = [key for key in exact if exact[key] is not None and found.get(key) is not None]
+    if shared:
+        rows = [
+            [Cell(key), *(Cell(number(value)) for value in (exact[key], found[key], found[key] - exact[key]))]
+            for key in shared
+        ]
+        name = f"The same {plural(int(index.get('sample_users') or 0), 'user')} under both"
+        tables.append(Table(name, ["metric", "exact search", "this index", "lost or won by the index"], rows))
+        lead += (
+            " What the metrics lack under exact search is the model's loss; the last column is the index's."
+        )
+    return Section(anchor, title, lead, tables=tables)
 
 
 def _data(run: Run) -> Section:

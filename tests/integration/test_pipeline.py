@@ -3,6 +3,7 @@ recompute."""
 
 import itertools
 import math
+import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs import export, pipeline, report
+from jobs import evaluate, export, index, pipeline, report
 from raysys.data.queries import read_queries
 from raysys.distributed.checkpoints import load_trained
 from raysys.storage import Folder
@@ -280,3 +281,78 @@ def test_options_beyond_the_paper_go_down_the_whole_line(tmp_path, ray_cluster):
     encode = torch.export.load(out / "user_encoder" / "user_encoder.pt2").module()
     for got, expected in zip(encode(batch), trained.model.encode_users(batch), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+
+
+def test_lists_with_variety_keep_the_cap_and_their_curve_starts_at_the_plain_lists(finished, tmp_path):
+    folder, path = finished
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    plain = Folder(out / "evaluation").read_json("metrics.json")["metrics"]
+    asked = [
+        "--set", "evaluation.max_per_category=4",
+        "--set", "evaluation.diversity_category=group",
+    ]  # fmt: skip
+    curve = ["--set", "evaluation.diversity_curve=[0, 0.05, 10]"]
+    command = ["--run", str(path), "--out", str(out)]
+    assert evaluate.main([*command, *curve]) == 0
+    results = Folder(out / "evaluation").read_json("metrics.json")
+    first, _, last = results["diversity_curve"]
+    assert results["metrics"] == plain
+    for name in ("hit_rate", "recall", "ndcg"):
+        assert first[f"{name}@10"] == plain[f"{name}@10"]
+    assert last["diversity@10"] > first["diversity@10"]
+    assert report.main([str(out)]) == 0
+    assert "Relevance and diversity" in (out / "report.html").read_text()
+
+    assert evaluate.main([*command, *asked]) == 0
+    groups = dict(zip(*pq.read_table(folder / "items.parquet", columns=["item_id", "group"]), strict=True))
+    groups = {item.as_py(): group.as_py() for item, group in groups.items()}
+    lists = defaultdict(list)
+    for row in pq.read_table(out / "evaluation" / "recommendations.parquet").to_pylist():
+        lists[row["user_id"]].append(groups[row["item_id"]])
+    most = [max(list(shown).count(group) for group in shown) for shown in lists.values()]
+    assert max(most) == 4  # without the cap a user is shown the two groups that it moves between
+    shown = Folder(out / "evaluation").read_json("users.json")["users"]
+    for user in shown:
+        told = [groups[item["item_id"]] for item in user["recommendations"]]
+        assert max(told.count(group) for group in told) <= 4
+
+
+def test_a_category_that_the_items_do_not_have_is_named(finished, tmp_path, capfd):
+    folder, path = finished
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    command = ["--run", str(path), "--out", str(out), "--set", "evaluation.max_per_category=4"]
+    assert evaluate.main([*command, "--set", "evaluation.diversity_category=brand"]) == 2
+    said = capfd.readouterr().err
+    assert "diversity_category: found 'brand', categorical item features are group" in said
+    assert Folder(out / "evaluation").exists("metrics.json")
+
+
+def test_an_approximate_index_is_told_apart_from_the_model(finished, tmp_path):
+    folder, path = finished
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    exact = Folder(out / "evaluation").read_json("metrics.json")
+    coarse = ["--set", "index.kind=IVF8,Flat", "--set", "index.search_parameters=nprobe=1"]
+    command = ["--run", str(path), "--out", str(out), *coarse]
+    assert index.main(command) == 0
+    assert evaluate.main(command) == 0
+    results = Folder(out / "evaluation").read_json("metrics.json")
+    under = results["index"]["sample_metrics"]
+    assert results["index"]["recall_vs_exact@10"] < 0.9
+    assert 0 < results["index"]["sample_users"] <= 120  # of one partition
+    assert (
+        under["exact"].keys()
+        == under["index"].keys()
+        == {key for key in exact["metrics"] if not key.startswith("coverage")}
+    )
+    first = sorted((folder / "out" / "features" / "sequences").iterdir())[0]
+    values = pq.read_table(folder / "out" / "evaluation" / "values.parquet").to_pylist()
+    own = {row["user_id"] for row in pq.read_table(first, columns=["user_id"]).to_pylist()}
+    for key, value in under["exact"].items():
+        mine = [row[key] for row in values if row["user_id"] in own]
+        assert value == pytest.approx(np.mean(mine), abs=1e-12)
+    assert report.main([str(out)]) == 0
+    assert "lost or won by the index" in (out / "report.html").read_text()
+    assert "sample_metrics" not in exact["index"]
