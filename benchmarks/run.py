@@ -43,6 +43,7 @@ BENCHMARKS = (
     Benchmark("train_mind_steady_vs_plain", 0.95, True, 3, train.steady_vs_plain),
     Benchmark("train_mind_epoch_vs_plain", 0.9, True, 3, train.epoch_vs_plain),
     Benchmark("train_mind_two_workers_vs_one", 1.6, True, 3, train.two_workers_vs_one),
+    Benchmark("train_mind_two_workers_vs_one_each", 1.6, True, 3, train.two_workers_vs_one_each),
     Benchmark("train_mind_two_workers_vs_one_1024", 1.6, True, 3, train.two_workers_vs_one_small),
     Benchmark("train_mind_vs_torch_rechub", 5.0, True, 3, lambda: peers.against("torch_rechub")),
     Benchmark("train_mind_vs_deepmatch", 2.8, True, 3, lambda: peers.against("deepmatch")),

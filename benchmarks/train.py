@@ -138,6 +138,13 @@ def two_workers_vs_one() -> float:
     return two / one
 
 
+def two_workers_vs_one_each() -> float:
+    """Return the same with 1024 samples of a step for every worker, the one worker too."""
+    two, one = trained(2, 2 * BATCH)[0], trained(1)[0]
+    print(f"  two workers {two:.0f} samples/s, one {one:.0f}", flush=True)
+    return two / one
+
+
 def two_workers_vs_one_small() -> float:
     """Return the same for a batch of 1024, 512 samples for each of the two."""
     two, one = trained(2)[0], trained(1)[0]
