@@ -101,7 +101,7 @@ def main(out: str, overrides: list[str]) -> None:
     import torch
 
     from raysys.data.epochs import ahead, epoch_batches
-    from raysys.distributed.loop import has_core_to_spare
+    from raysys.distributed.rank import has_core_to_spare
     from raysys.nn.loss_inputs import LossInputs
     from raysys.training import StepTotals, build_optimizer, train_steps
 

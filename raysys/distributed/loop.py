@@ -7,22 +7,20 @@ goes on from its last checkpoint as if it had not been, on another number of wor
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from raysys.data.budget import part_samples
 from raysys.data.epochs import EpochPlan, ahead, epoch_batches
 from raysys.data.shapes import SampleShape
 from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
-from raysys.distributed.same_node import SharedSum, mean_hook, orders_writes
+from raysys.distributed.rank import Rank, generators_of, has_core_to_spare, share_memory, wrap
+from raysys.distributed.same_node import SharedSum
 from raysys.distributed.validation import validate
 from raysys.evaluation.health import alarm, of_curve
 from raysys.manifest import Manifest
@@ -67,31 +65,6 @@ class Job:
         )
 
 
-@dataclass(frozen=True)
-class Rank:
-    """One worker's place in the group, and how it talks to the driver.
-
-    Attributes:
-        on_node: workers of the group on this worker's node, itself among them.
-    """
-
-    rank: int
-    world: int
-    device: str
-    say: Callable[[dict[str, Any]], None]
-    stopping: Callable[[], bool]
-    report: Callable[[dict[str, float], str], None]
-    on_node: int = 1
-
-    def sum(self, values: list[float]) -> list[float]:
-        """Return the sums over all ranks."""
-        if self.world == 1:
-            return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor)
-        return tensor.tolist()
-
-
 def train_loop(job: Job, rank: Rank) -> None:
     """Train from the last checkpoint to the end, or until somebody asks to stop; every rank runs this."""
     run, training = job.run, job.run.training
@@ -101,8 +74,8 @@ def train_loop(job: Job, rank: Rank) -> None:
     optimizer = build_optimizer(model, training)
     resume = ResumeFolder(job.out)
     state = resume.load(model, optimizer)
-    wrapped = _wrap(model, rank)
-    shared = _share_memory(wrapped, rank)
+    wrapped = wrap(model, rank)
+    shared = share_memory(wrapped, rank)
     inputs = LossInputs(
         training.loss,
         catalog.item_counts,
@@ -126,57 +99,6 @@ def train_loop(job: Job, rank: Rank) -> None:
     loop.run()
 
 
-def _wrap(model: nn.Module, rank: Rank) -> nn.Module:
-    if rank.world == 1:
-        return model
-    from ray.train.torch import prepare_model
-
-    # buffers are the same on all ranks from the start and never change; copying them before every step took
-    # a fifth of its time
-    options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-    if rank.device == "cpu":
-        # over gloo a message costs more than its bytes; without this DDP sends a small bucket first, to start
-        # early
-        options["bucket_cap_mb"] = 25
-    return prepare_model(model, parallel_strategy_kwargs=options)
-
-
-def _share_memory(wrapped: nn.Module, rank: Rank) -> SharedSum | None:
-    """Let gradients go through the memory of the node, and return it, where all workers are on one."""
-    on_one_node = rank.device == "cpu" and rank.on_node == rank.world
-    if not (isinstance(wrapped, DistributedDataParallel) and on_one_node and orders_writes()):
-        return None
-    size = sum(p.numel() * p.element_size() for p in wrapped.parameters() if p.requires_grad)
-    try:
-        shared = SharedSum(size)
-    except OSError as error:
-        if rank.rank == 0:
-            rank.say({"gradients": f"through gloo, which is slower: {error}"})
-        return None
-    wrapped.register_comm_hook(shared, mean_hook)
-    return shared
-
-
-def has_core_to_spare(device: str, on_node: int) -> bool:
-    """Return whether a second thread of a worker finds a core that no training thread of its node needs.
-
-    Where it finds none, cutting batches in a thread takes longer than between the steps.
-    """
-    return device != "cpu" or (os.cpu_count() or 1) > on_node * torch.get_num_threads()
-
-
-def _generators(device: torch.device) -> list[torch.Generator]:
-    """Return what a model on a device draws from.
-
-    `torch.manual_seed` seeds every kind of accelerator and walks the stack for each that is not in use, which
-    took 2 % of a step.
-    """
-    if device.type != "cuda":
-        return [torch.default_generator]
-    number = torch.empty(0, device=device).get_device()  # also where the device has no number, as in "cuda"
-    return [torch.default_generator, torch.cuda.default_generators[number]]
-
-
 class _Loop:
     """The state of one rank's training and the steps that change it."""
 
@@ -195,7 +117,7 @@ class _Loop:
         self.job, self.rank, self.model, self.wrapped, self.shared = job, rank, model, wrapped, shared
         self.optimizer, self.resume, self.state, self.inputs = optimizer, resume, state, inputs
         self.training = job.run.training
-        self.generators = _generators(torch.device(rank.device))
+        self.generators = generators_of(torch.device(rank.device))
         self.plan = job.plan
         self.total_steps = sum(self.plan.steps(epoch) for epoch in range(self.training.epochs))
         self.board = _Board(job.out / "logs", state.global_step) if rank.rank == 0 else None

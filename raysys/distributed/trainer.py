@@ -13,7 +13,8 @@ import torch
 
 from raysys.distributed.checkpoints import KIND, ResumeFolder
 from raysys.distributed.cluster import Relay, num_cpus, own_errors
-from raysys.distributed.loop import ALARM, Job, Rank, train_loop
+from raysys.distributed.loop import ALARM, Job, train_loop
+from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
 from raysys.errors import ConfigError, RaysysError, TrainingError
 from raysys.logs import fields

@@ -24,7 +24,7 @@ from raysys.storage import Folder
 from raysys.training_config import TrainingConfig
 
 if TYPE_CHECKING:
-    from raysys.distributed.loop import Rank
+    from raysys.distributed.rank import Rank
 
 BATCH = 512
 HEALTH_USERS = 1000
