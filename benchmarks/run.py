@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import diversity, peers, prepare, search, train
+from benchmarks import diversity, evaluation, peers, prepare, search, train
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,14 @@ BENCHMARKS = (
     Benchmark("train_mind_vs_torch_rechub", 5.0, True, 3, lambda: peers.against("torch_rechub")),
     Benchmark("train_mind_vs_deepmatch", 2.8, True, 3, lambda: peers.against("deepmatch")),
     Benchmark("search_exact_vs_faiss_flat", 2.5, True, 3, search.exact_vs_faiss_flat),
-    Benchmark("search_sharded_vs_single", 0.9, True, 3, search.sharded_vs_single),
+    Benchmark("search_sharded_vs_single", 0.9, True, 3, lambda: search.sharded_vs_single(64)),
+    Benchmark("search_sharded_vs_single_batch_1", 0.0, True, 3, lambda: search.sharded_vs_single(1)),
+    Benchmark("search_sharded_vs_single_batch_1024", 0.9, True, 3, lambda: search.sharded_vs_single(1024)),
+    Benchmark("search_100k_users_1m_items_s", 900.0, False, 1, lambda: search.many_users(False)[0]),
+    Benchmark("search_100k_users_1m_items_peak_gb", 4.0, False, 1, lambda: search.many_users(False)[1]),
+    Benchmark("search_100k_users_1m_items_ivf_s", 300.0, False, 1, lambda: search.many_users(True)[0]),
+    Benchmark("search_100k_users_1m_items_ivf_recall", 0.9, True, 1, lambda: search.many_users(True)[2]),
+    Benchmark("evaluate_ml1m_s", 3.0, False, 3, evaluation.ml1m_s),
     Benchmark("diversify_ml1m_s", 2.0, False, 3, diversity.ml1m_s),
 )
 

@@ -41,6 +41,8 @@ KIND = "evaluation"
 CONTENT = 3
 """Version of what an evaluation holds; a folder of another one is measured again."""
 RECALL_SAMPLE = 512
+TASK_CPUS = 0.5
+"""Of a task: half its time it waits for the shards, which hold the other half of the cluster's CPUs."""
 
 
 def evaluate(run: RunConfig, out: Folder) -> Folder:
@@ -73,7 +75,7 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
         with replacing(target) as staged:
             job = Job(run, out, staged, index)
             parts = sorted(manifests["features"].info["part_events"])
-            measured = run_tasks(measure_part, parts, job, progress="evaluate")
+            measured = run_tasks(measure_part, parts, job, cpus=TASK_CPUS, progress="evaluate")
             merged = _merge(measured)
             figures = _index_figures(run, out, trained, index, index_manifest, merged)
             results = _results(run, manifests, merged, figures)

@@ -34,7 +34,7 @@ from raysys.evaluation.slices import (
 )
 from raysys.manifest import read_manifest
 from raysys.models.contract import InterestModel
-from raysys.retrieval.candidates import Candidates, drop_seen
+from raysys.retrieval.candidates import Candidates, drop_seen, missing_candidates
 from raysys.retrieval.diversity import diversify
 from raysys.retrieval.table import TableRetriever, popular_table, random_candidates
 from raysys.retrieval.vectors import VectorRetriever
@@ -173,18 +173,23 @@ def trained_run(trained: Trained, run: RunConfig) -> RunConfig:
 def baselines(queries: Queries, run: RunConfig, catalog: Catalog) -> dict[str, Candidates]:
     """Return what chance and popularity answer under the same protocol; where repeats are allowed, also each
     user's own most frequent items."""
-    depth, count = run.evaluation.depth, len(queries)
-    seen = (queries.seen_offsets, queries.seen_items.astype(np.int64)) if run.split.filter_seen else None
-    popular = TableRetriever(popular_table(catalog.item_counts)).retrieve_row(count, depth, seen)
-    extra = int(np.diff(queries.seen_offsets).max(initial=0)) if seen else 0
-    seed = derive_seed(run.training.seed, "random")
-    chance = random_candidates(catalog.num_items, hash_text(queries.user_id), depth + extra, seed)
-    if seen:
-        chance = drop_seen(chance, seen[0], seen[1], depth)
-    answers = {"random": chance.top(depth), "popular": popular.top(depth)}
+    depth, everybody = run.evaluation.depth, np.arange(len(queries))
+    popular = TableRetriever(popular_table(catalog.item_counts))
+    keys, seed = hash_text(queries.user_id), derive_seed(run.training.seed, "random")
+    answers = {name: missing_candidates(len(queries), depth) for name in ("random", "popular")}
+    # Both lists go as deep as the most items that a user of the batch has seen, so such users stand together.
+    for rows in batches_by_seen(queries, everybody, BATCH) if run.split.filter_seen else [everybody]:
+        seen = ragged_rows(queries.seen_offsets, queries.seen_items, rows) if run.split.filter_seen else None
+        most = int(np.diff(seen[0]).max(initial=0)) if seen else 0
+        chance = random_candidates(catalog.num_items, keys[rows], depth + most, seed)
+        found = {
+            "random": drop_seen(chance, *seen, depth) if seen else chance,
+            "popular": popular.retrieve_row(len(rows), depth, seen),
+        }
+        for name, answer in found.items():
+            answers[name].item_idx[rows], answers[name].score[rows] = answer.item_idx, answer.score
     if not run.split.filter_seen:
-        longest = popular_table(catalog.item_counts)
-        answers["own_frequent"] = own_frequent(queries, longest.item_idx[0], depth)
+        answers["own_frequent"] = own_frequent(queries, popular.table.item_idx[0], depth)
     return answers
 
 

@@ -29,6 +29,7 @@ _LOW = np.uint64(2**32 - 1)
 _SIGN = np.uint32(2**31)
 _MAGNITUDE = np.uint32(2**31 - 1)
 _FEW = 16
+_TABLE = 2**23
 _ENTRIES = 2**16
 
 
@@ -292,6 +293,12 @@ def is_member(item_idx: IntArray, sets: Ragged) -> BoolArray:
         for column in range(widest):
             found |= item_idx == dense[:, column, None]
         return found
+    width = int(max(sets.items.max(), item_idx.max(initial=0))) + 1
+    if len(counts) * width <= _TABLE:
+        # A catalogue of thousands: one cell for every query and item, looked up at once.
+        table = np.zeros((len(counts), width), np.bool_)
+        table[rows, sets.items] = True
+        return np.take_along_axis(table, np.maximum(item_idx, 0), axis=1) & (item_idx >= 0)
     members = np.sort((rows << 32) | sets.items)
     wanted = (np.arange(len(counts))[:, None] << 32) | np.maximum(item_idx, 0)
     place = np.minimum(np.searchsorted(members, wanted), len(members) - 1)

@@ -34,7 +34,7 @@ Real = TypeVar("Real", np.float32, np.float64)
 _QUERY_BLOCK = 256
 _SCORE_BLOCK = 2**21
 _FIRST_ITEM_BLOCK = 4096
-_PAIR_BLOCK = 2**11
+_PAIR_BLOCK = 2**9
 _ROUNDING = 2.0**-24
 _LARGEST_VALUE = 1e15
 
@@ -87,12 +87,13 @@ def pair_scores(
     scores = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _PAIR_BLOCK):
         piece = slice(start, start + _PAIR_BLOCK)
-        terms = queries[rows[piece]]
+        terms = np.take(queries, rows[piece], axis=0, mode="clip")  # "clip" saves a pass over the numbers
+        others = np.take(vectors, columns[piece], axis=0, mode="clip")
         if metric == "l2":
-            terms -= vectors[columns[piece]]
+            terms -= others
             terms *= terms
         else:
-            terms *= vectors[columns[piece]]
+            terms *= others
         scores[piece] = _tree_sum(terms)
     return -scores if metric == "l2" else scores
 
@@ -101,7 +102,10 @@ def _tree_sum(terms: NDArray[Real]) -> NDArray[Real]:
     width = terms.shape[1]
     while width > 16:
         half = width // 2
-        terms[:, :half] += terms[:, width - half : width]
+        if width % 2:
+            terms[:, :half] += terms[:, half + 1 : width]
+        else:
+            terms = terms[:, :half] + terms[:, half:width]  # the same bits, and the next look is at half
         width -= half
     # The same tree goes on with pairs last: an inner loop over few columns would cost more than the adding.
     columns = np.ascontiguousarray(terms[:, :width].T)

@@ -1,9 +1,12 @@
 """Candidates against plain loops (tests/reference/metrics.py) and hand-worked cases; all exact."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from raysys.errors import RetrievalError
+from raysys.retrieval import candidates as candidates_module
 from raysys.retrieval.candidates import (
     MAX_ITEM_IDX,
     Candidates,
@@ -139,6 +142,17 @@ def test_membership_of_missing_entries_is_false():
     sets = Ragged.of_rows([[], list(range(40))])
     found = is_member(np.array([[-1, 3], [-1, 3]]), sets)
     assert found.tolist() == [[False, False], [False, True]]
+
+
+def test_membership_by_table_and_by_search_agree(monkeypatch: pytest.MonkeyPatch):
+    random = np.random.default_rng(0)
+    sets = Ragged.of_rows(random.integers(0, 90, random.integers(0, 60)).tolist() for _ in range(40))
+    items = random.integers(-1, 99, (40, 30))
+    owned = [set(sets.items[start:stop].tolist()) for start, stop in pairwise(sets.offsets)]
+    wanted = [[int(item) in own for item in row] for row, own in zip(items, owned, strict=True)]
+    assert is_member(items, sets).tolist() == wanted
+    monkeypatch.setattr(candidates_module, "_TABLE", 0)
+    assert is_member(items, sets).tolist() == wanted
 
 
 @pytest.mark.parametrize(
