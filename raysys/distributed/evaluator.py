@@ -17,7 +17,7 @@ from raysys.data.queries import read_queries
 from raysys.distributed.checkpoints import KIND as CHECKPOINT
 from raysys.distributed.checkpoints import Trained, load_trained
 from raysys.distributed.cluster import run_tasks
-from raysys.distributed.explain import explain_users
+from raysys.distributed.explain import describe_interests, explain_users
 from raysys.distributed.index import KIND as INDEX
 from raysys.distributed.index import ShardedIndex, open_index
 from raysys.distributed.measure import Job, Measured, measure_part, trained_run
@@ -38,7 +38,7 @@ from raysys.storage import Folder, replacing
 logger = logging.getLogger(__name__)
 
 KIND = "evaluation"
-CONTENT = 3
+CONTENT = 4
 """Version of what an evaluation holds; a folder of another one is measured again."""
 RECALL_SAMPLE = 512
 TASK_CPUS = 0.5
@@ -86,6 +86,8 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
                 else []
             )
             staged.write_json("users.json", {"users": users})
+            if merged.content:
+                staged.write_json("interests.json", describe_interests(merged.content, run, out))
             for name in ("recommendations", "values"):
                 join_tables(staged, [f"{name}/{part}" for part in parts], f"{name}.parquet")
                 (staged / name).delete()
@@ -123,6 +125,8 @@ def _merge(parts: list[Measured]) -> Measured:
         merged.history_items = np.concatenate([merged.history_items, part.history_items])
         if part.health:  # None for a partition without queries
             merged.health = merged.health.merge(part.health) if merged.health else part.health
+        if part.content:
+            merged.content = merged.content.merge(part.content) if merged.content else part.content
         if merged.curve and part.curve:
             merged.curve = merged.curve.merge(part.curve)
         merged.search_s += part.search_s

@@ -1,5 +1,5 @@
-"""What the report shows of single users: their behaviours, how these couple to interests, what each interest
-finds."""
+"""What the report shows of single users (their behaviours, how these couple to interests, what each interest
+finds), and of each interest over all users."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,15 +12,18 @@ import torch
 from raysys.catalog import Catalog
 from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
+from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of
 from raysys.distributed.measure import make_lists
 from raysys.distributed.tables import answer_from_table
 from raysys.distributed.validation import ragged_rows, retrieve
+from raysys.evaluation.interest_content import InterestContent, category_shares
 from raysys.manifest import read_manifest
 from raysys.models.contract import Batch, InterestModel
 from raysys.retrieval.table import TableRetriever
 from raysys.retrieval.vectors import VectorRetriever
 from raysys.run import RunConfig
+from raysys.schema import NUM_RESERVED
 from raysys.storage import Folder
 
 PER_INTEREST = 5
@@ -36,8 +39,7 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
     """
     features = out / "features"
     manifest = read_manifest(features, "features", "prepare")
-    items = pq.read_table(features.open_input("items.parquet"), columns=["item_id", "title"])
-    names = [items.column("item_id").to_pylist(), items.column("title").to_pylist()]
+    names = item_names(features)
     parts = sorted(manifest.info["part_events"])
     catalog, shown = catalog_of(features, manifest), list[dict[str, Any]]()
     for part in parts:
@@ -50,6 +52,41 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
         if len(shown) >= run.evaluation.sample_users:
             break
     return shown
+
+
+def item_names(features: Folder) -> list[list[Any]]:
+    """Return the ids of all items and their titles, by item_idx."""
+    items = pq.read_table(features.open_input("items.parquet"), columns=["item_id", "title"])
+    return [items.column("item_id").to_pylist(), items.column("title").to_pylist()]
+
+
+def describe_interests(content: InterestContent, run: RunConfig, out: Folder) -> dict[str, Any]:
+    """Return what every interest retrieves, in words: `cutoff`, `category` (the item feature, "" for none),
+    `events` (its shares in the training events), `interests`, see `InterestContent.result`.
+
+    The category is `evaluation.diversity_category`, else the categorical feature of the fewest values, as
+    few are read more easily than many.
+    """
+    features = out / "features"
+    manifest = read_manifest(features, "features", "prepare")
+    catalog, (ids, titles) = catalog_of(features, manifest), item_names(features)
+    name = run.evaluation.diversity_category
+    known = [feature for feature in catalog.item_features if feature.kind != "number"]
+    if not name and known:
+        name = min(known, key=lambda feature: feature.size).name
+    values, labels = np.zeros((catalog.num_items, 1), np.int64), ["none"]
+    if name:
+        values = catalog.item_values[name].reshape(catalog.num_items, -1).astype(np.int64)
+        vocabulary = Vocabulary.load(features / "vocabularies", f"item_{name}")
+        labels = ["none", "unknown", *map(str, vocabulary.ids.to_pylist())]
+    told = content.result(values, labels)
+    for interest in told:
+        interest["top"] = [
+            {"item_id": ids[place], "title": titles[place], "share": share}
+            for place, share in interest["top"]
+        ]
+    events = category_shares(values[NUM_RESERVED:], catalog.item_counts[NUM_RESERVED:], labels)
+    return {"cutoff": content.cutoff, "category": name, "events": events, "interests": told}
 
 
 def _explain(

@@ -17,7 +17,7 @@ from raysys.retrieval.vectors import Found, serving
 
 
 def block_health(
-    model: Any, batch: Batch, found: Found, answer: Candidates, truth: Truth, cutoff: int
+    model: Any, batch: Batch, found: Found, answer: Candidates, alone: Candidates, truth: Truth
 ) -> InterestHealth:
     """Return the interest health of some users; an interest wins where it scores the first candidate best.
 
@@ -26,8 +26,9 @@ def block_health(
         batch: the users, as the model reads them, on the model's device.
         found: what `VectorRetriever.find` found for them.
         answer: what they were answered with, `found.together()`.
+        alone: what each interest finds by itself, `found.alone(cutoff)`: as many items are looked at when
+            only the first interests answer; at most those of `answer`.
         truth: what was held out of each.
-        cutoff: how many items are looked at when only the first interests answer; at most those of `answer`.
     """
     first = answer.item_idx[:, 0]
     with serving(model):
@@ -36,9 +37,9 @@ def block_health(
         items_BD = _array(model.encode_items(asked))
     history_BT = batch["history"].cpu().numpy()[:, -couplings_BTK.shape[1] :] > 0
     winners = np.where(first >= 0, winning_interest(found.vectors, found.active, items_BD), -1)
-    health = InterestHealth(found.active.shape[1], cutoff)
+    health = InterestHealth(found.active.shape[1], alone.k)
     health.add(found.vectors, found.active, couplings_BTK, history_BT, winners)
-    health.add_answers(found.alone(cutoff), interest_order(couplings_BTK, history_BT, found.active), truth)
+    health.add_answers(alone, interest_order(couplings_BTK, history_BT, found.active), truth)
     return health
 
 

@@ -23,6 +23,7 @@ from raysys.distributed.tables import answer_all_from_table
 from raysys.distributed.validation import batches_by_seen, find, ragged_rows
 from raysys.evaluation.diversity_curve import DiversityCurve, relevance_diversity_curve
 from raysys.evaluation.health import InterestHealth
+from raysys.evaluation.interest_content import InterestContent
 from raysys.evaluation.lists import Facts
 from raysys.evaluation.metrics import EvaluationConfig, MetricTotals
 from raysys.evaluation.slices import (
@@ -56,15 +57,27 @@ class Job:
 
 
 @dataclass
+class Retrieved:
+    """The candidates of every query of a partition, in order, and the seconds that retrieval took; the health
+    of the interests and what they retrieve, None for a model without interests, or without queries."""
+
+    candidates: Candidates
+    seconds: float
+    health: InterestHealth | None = None
+    content: InterestContent | None = None
+
+
+@dataclass
 class Measured:
     """What a task returns: per-user values and slices of the model and the baselines, and per user the number
     of distinct items in the history, whose quarters only all users together have; the curve of relevance and
-    diversity where the run asks for one."""
+    diversity where the run asks for one; what the interests retrieve, where the model has any."""
 
     totals: dict[str, MetricTotals]
     slices: dict[str, SliceTotals]
     history_items: np.ndarray
     health: InterestHealth | None
+    content: InterestContent | None
     search_s: float
     searched: int
     curve: DiversityCurve | None
@@ -78,7 +91,8 @@ def measure_part(part: str, job: Job) -> Measured:
     catalog = catalog_of(features, manifest)
     trained = load_trained(job.out / "checkpoint", features)
     queries = read_queries(features, part, run.evaluation.part, trained.shape, ("at",))
-    deep, health, search_s = retrieve_all(trained, queries, run, job.index)
+    retrieved = retrieve_all(trained, queries, run, job.index)
+    deep = retrieved.candidates
     truth = (queries.truth_offsets, queries.truth_items.astype(np.int64))
     facts = Facts.of(catalog, (queries.seen_offsets, queries.seen_items.astype(np.int64)))
     candidates = make_lists(deep, catalog, run.evaluation)
@@ -92,7 +106,9 @@ def measure_part(part: str, job: Job) -> Measured:
     _write_recommendations(job, part, queries, candidates)
     _write_values(job, part, queries, totals["model"].values)
     items = np.diff(queries.seen_offsets)
-    return Measured(totals, slices, items, health, search_s, len(queries), curve)
+    return Measured(
+        totals, slices, items, retrieved.health, retrieved.content, retrieved.seconds, len(queries), curve
+    )
 
 
 def make_lists(deep: Candidates, catalog: Catalog, config: EvaluationConfig) -> Candidates:
@@ -137,32 +153,31 @@ def item_categories(catalog: Catalog, name: str) -> np.ndarray:
     return values.reshape(len(values), -1)[:, 0].astype(np.int64)
 
 
-def retrieve_all(
-    trained: Trained, queries: Queries, run: RunConfig, index: Any
-) -> tuple[Candidates, InterestHealth | None, float]:
-    """Return the candidates of every query, in order, the health of the interests (None for a model without
-    interests, or without queries), and the seconds that retrieval took.
+def retrieve_all(trained: Trained, queries: Queries, run: RunConfig, index: Any) -> Retrieved:
+    """Return what a model finds for every query.
 
-    The first interests are judged at the first cut-off of `evaluation.ks`.
+    Interests are judged by their own lists up to the first cut-off of `evaluation.ks`.
     """
     if isinstance(index, TableRetriever):
-        return answer_all_from_table(trained, queries, run, index)
+        return Retrieved(*answer_all_from_table(trained, queries, run, index))
     retriever, depth = VectorRetriever(trained.model, index), run.evaluation.search_depth
     item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
     score = np.full((len(queries), depth), -np.inf, dtype=np.float32)
-    health: InterestHealth | None = None
-    seconds = 0.0
+    result = Retrieved(Candidates(item_idx, score), 0.0)
     for rows in batches_by_seen(queries, np.arange(len(queries)), BATCH):
         begin = time.monotonic()
         batch, found = find(retriever, queries, rows, trained_run(trained, run), depth)
         answer = found.together()
-        seconds += time.monotonic() - begin
+        result.seconds += time.monotonic() - begin
         item_idx[rows], score[rows] = answer.item_idx, answer.score
         if isinstance(trained.model, InterestModel):
+            alone = found.alone(run.evaluation.ks[0])
             truth = ragged_rows(queries.truth_offsets, queries.truth_items, rows)
-            block = block_health(trained.model, batch, found, answer, truth, run.evaluation.ks[0])
-            health = health.merge(block) if health else block
-    return Candidates(item_idx, score), health, seconds
+            health = block_health(trained.model, batch, found, answer, alone, truth)
+            result.health = result.health.merge(health) if result.health else health
+            content = InterestContent.of(found.active, alone)
+            result.content = result.content.merge(content) if result.content else content
+    return result
 
 
 def trained_run(trained: Trained, run: RunConfig) -> RunConfig:

@@ -252,15 +252,15 @@ def answer_from_table(
 
 def answer_all_from_table(
     trained: Trained, queries: Queries, run: RunConfig, retriever: TableRetriever
-) -> tuple[Candidates, None, float]:
-    """Return the candidates of every query, in order, no health of interests, and the seconds it took."""
+) -> tuple[Candidates, float]:
+    """Return the candidates of every query, in order, and the seconds it took."""
     depth, begin = run.evaluation.search_depth, time.monotonic()
     item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
     score = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     for rows in batches_by_seen(queries, np.arange(len(queries)), BATCH):
         answer = answer_from_table(trained, queries, rows, run, retriever)
         item_idx[rows], score[rows] = answer.item_idx, answer.score
-    return Candidates(item_idx, score), None, time.monotonic() - begin
+    return Candidates(item_idx, score), time.monotonic() - begin
 
 
 def table_figures(manifest: Manifest, depth: int, queries_per_s: float) -> dict[str, Any]:

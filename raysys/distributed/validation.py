@@ -60,7 +60,7 @@ def validate(
                 totals[i] += METRICS[metric](candidates, truth, k).sum()
             totals[-1] += len(chosen)
             if examined and isinstance(model, InterestModel) and found.active.shape[1] > 1:
-                block = block_health(model, batch, found, candidates, truth, k)
+                block = block_health(model, batch, found, candidates, found.alone(k), truth)
                 health = health.merge(block) if health else block
     sums = rank.sum(totals.tolist())
     keys = [f"valid/{metric}@{k}" if metric != "mrr" else "valid/mrr" for metric in names]

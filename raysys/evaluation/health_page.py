@@ -11,6 +11,7 @@ from typing import Any
 from raysys.evaluation import findings, plots
 from raysys.evaluation.findings import Cell, Table, number, plural
 from raysys.evaluation.health import alarm, collapse_signs, of_curve
+from raysys.evaluation.interest_page import gains_shown, shown_interests
 
 PREFIX = "health/"
 _PANELS = {
@@ -56,7 +57,7 @@ def _gains(health: Mapping[str, Any]) -> str:
     values: list[float] = health.get("recall_by_interests") or []
     if len(values) < 2:
         return ""
-    told = "".join(f", {value:.4f} with {place}" for place, value in enumerate(values[1:], 2))
+    told = "".join(f", {values[place - 1]:.4f} with {place}" for place in gains_shown(len(values))[1:])
     first, last = values[0], values[-1]
     text = f"{_key('recall', health)} is {first:.4f} with each user's largest interest alone{told}."
     if last > first:
@@ -93,7 +94,13 @@ def tables(health: Mapping[str, Any]) -> list[Table]:
         made.append(_gain_table(health))
     wins: list[float] = health.get("wins") or []
     if wins:
-        rows = [[Cell(f"Interest {place}"), Cell(f"{won:.1%}", bar=won)] for place, won in enumerate(wins, 1)]
+        shown = shown_interests(wins, len(wins))
+        rows = [
+            [Cell(f"Interest {place + 1}"), Cell(f"{wins[place]:.1%}", bar=wins[place])] for place in shown
+        ]
+        if len(shown) < len(wins):
+            rest = sum(wins) - sum(wins[place] for place in shown)
+            rows.append([Cell(f"the other {len(wins) - len(shown)}"), Cell(f"{rest:.1%}", bar=rest)])
         made.append(Table("How often each interest has the best score", ["interest", "share"], rows))
     return made
 
@@ -107,16 +114,19 @@ def _gain_table(health: Mapping[str, Any]) -> Table:
     head += [_key("hit_rate", health)] * several
     largest = max(recalls)
     rows: list[list[Cell]] = []
-    for place, value in enumerate(recalls):
+    before = 0
+    for count in gains_shown(len(recalls)):
+        value = recalls[count - 1]
         rows.append(
             [
-                Cell(f"{place + 1} largest" if place + 1 < len(recalls) else f"all {place + 1}"),
+                Cell(f"{count} largest" if count < len(recalls) else f"all {count}"),
                 # beside the hit rate a bar would be too wide for a phone
                 Cell(number(value), bar=value / largest if largest and not several else None),
-                Cell(_signed(value - recalls[place - 1]) if place else "–"),
-                *([Cell(number(hits[place]))] if several else []),
+                Cell(_signed(value - recalls[before - 1]) if before else "–"),
+                *([Cell(number(hits[count - 1]))] if several else []),
             ]
         )
+        before = count
     users = health.get("users")
     over = f", {plural(users, 'user')}" if isinstance(users, int) else ""
     return Table(f"What each interest adds, those with most behaviours first{over}", head, rows)
@@ -136,14 +146,11 @@ def figures(curve: Curve, best: int, anchor: str) -> list[str]:
         (title, [health.get(name) for health in healths]) for name, title in _PANELS.items()
     ]
     wins = [health.get("wins") or [] for health in healths]
-    count = max(map(len, wins))
+    shown = shown_interests(wins[-1], max(map(len, wins)))
     panels.append(
         (
             _WINS,
-            {
-                str(place + 1): [row[place] if place < len(row) else None for row in wins]
-                for place in range(count)
-            },
+            {str(place + 1): [row[place] if place < len(row) else None for row in wins] for place in shown},
         )
     )
     recalls = [health.get("recall_by_interests") or [] for health in healths]
@@ -163,7 +170,8 @@ def _told(health: Mapping[str, Any]) -> str:
     """Return the last point of the curves in words."""
     names = {"pairwise_cosine_mean": "cosine", "routing_entropy_mean": "entropy"}
     told = [f"{name} {number(health[key])}" for key, name in names.items() if health.get(key) is not None]
-    told += [f"interest {place} wins {share:.1%}" for place, share in enumerate(health.get("wins") or [], 1)]
+    wins = health.get("wins") or []
+    told += [f"interest {place + 1} wins {wins[place]:.1%}" for place in shown_interests(wins, len(wins))]
     return f"At the end: {', '.join(told)}." if told else ""
 
 

@@ -19,6 +19,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 ACCENT, INK, MUTED, LINE = "#010a01", "#020b02", "#030c03", "#040d04"
@@ -36,6 +37,7 @@ _WIDTH = 4.7
 _LABEL = 20
 _LEGEND = 46
 _LEGEND_LINE = 0.22
+_WORTH_TELLING = 0.005
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "raysys",
@@ -189,6 +191,47 @@ def trade_off_plot(
         axes.set_xlabel(axes_names[0])
         axes.set_ylabel(axes_names[1])
         axes.margins(0.12)
+        return to_svg(figure, figure_id, message)
+
+
+def share_map(
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[float]]],
+    across: str,
+    figure_id: str,
+    message: str,
+) -> str:
+    """Return an SVG of shares as shaded cells with their percentages.
+
+    Args:
+        columns: names of the columns, at least one.
+        rows: name and one share in [0, 1] per column, at least one; shown from the top.
+        across: what the columns are, below them.
+        figure_id: a word that no other figure of the page has.
+        message: what the figure shows, for readers who do not see it.
+    """
+    deepest = max([share for _, shares in rows for share in shares] + [1e-9])
+    with drawing():
+        figure, axes = _figure(0.7 + 0.3 * len(rows))
+        for down, (_, shares) in enumerate(rows):
+            for right, share in enumerate(shares):
+                box = Rectangle(
+                    (right, down), 1, 1, facecolor=ACCENT, alpha=0.6 * share / deepest, linewidth=0
+                )
+                axes.add_patch(box)
+                if share >= _WORTH_TELLING:
+                    axes.text(
+                        right + 0.5, down + 0.5, f"{100 * share:.0f}", ha="center", va="center", fontsize=9
+                    )
+        axes.set_xlim(0, len(columns))
+        axes.set_ylim(len(rows), 0)
+        axes.set_xticks([place + 0.5 for place in range(len(columns))], list(columns), parse_math=False)
+        axes.set_yticks([place + 0.5 for place in range(len(rows))], [_plain(name) for name, _ in rows],
+                        parse_math=False)  # fmt: skip
+        axes.tick_params(length=0)
+        axes.set_xlabel(f"{across}; shares in %")
+        for side in ("top", "left", "right", "bottom"):
+            axes.spines[side].set_visible(False)
         return to_svg(figure, figure_id, message)
 
 

@@ -87,6 +87,7 @@ def read_finished(folder: Folder, name: str, anchor: str) -> Run:
         toml=folder.read_bytes("checkpoint/run.toml").decode() if has_toml else None,
         features=None if features is None else part(features, "info"),
         profile=_read(folder, "features/profile.json"),
+        content=_read(folder, "evaluation/interests.json"),
         evaluation=evaluation,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysys.config import parse_toml
-from raysys.evaluation import data_page, findings, health_page, plots
+from raysys.evaluation import data_page, findings, health_page, interest_page, plots
 from raysys.evaluation.findings import Cell, Measured, Table, number, part, plural
 from raysys.evaluation.user_panels import User, show_user
 from raysys.storage import Folder
@@ -42,6 +42,7 @@ class Run:
     toml: str | None = None
     features: dict[str, Any] | None = None
     profile: dict[str, Any] | None = None
+    content: dict[str, Any] | None = None
     evaluation: Folder | None = None
 
 
@@ -69,7 +70,9 @@ class Section:
 
 def sections(run: Run) -> list[Section]:
     """Return the parts of a run's own report, in reading order."""
-    makers = (_metrics, _curve, _slices, _diversity, _users, _interests, _index, _data, _origin)
+    makers = (
+        _metrics, _curve, _slices, _diversity, _users, _interests, _content, _index, _data, _origin
+    )  # fmt: skip
     made = [make(run) for make in makers]
     return [section for section in made if section is not None]
 
@@ -105,11 +108,11 @@ def _beside(others: Mapping[str, float]) -> str:
     return "".join(f", {name} {number(value)}" for name, value in others.items())
 
 
-def _curve(run: Run) -> Section:
-    anchor, title = f"{run.anchor}-curve", "Learning curve"
+def _curve(run: Run) -> Section | None:
+    """Return how training went; nothing for a model that counts, which has no checkpoint/state.json."""
     if run.state is None:
-        lead = "This run has no checkpoint/state.json, which a model that learns in epochs writes."
-        return Section(anchor, title, f"{lead} So it has no learning curve.")
+        return None
+    anchor, title = f"{run.anchor}-curve", "Learning curve"
     curve: list[dict[str, Any]] = run.state.get("curve") or []
     if not curve:
         return Section(anchor, title, "No epoch was finished, so there is no learning curve.")
@@ -225,10 +228,11 @@ def _users(run: Run) -> Section:
     return Section(anchor, title, lead, users=[show_user(user, where) for user in run.users])
 
 
-def _interests(run: Run) -> Section:
+def _interests(run: Run) -> Section | None:
+    """Return the interest health; nothing for a model without interests."""
     anchor, title, health = f"{run.anchor}-interests", "Interest health", run.measured.interests
     if not health_page.is_measured(health):
-        return Section(anchor, title, "The model has no interests of which the health could be judged.")
+        return None
     curve: list[dict[str, Any]] = (run.state or {}).get("curve") or []
     best = int((run.state or {}).get("best_epoch", -1))
     return Section(
@@ -240,6 +244,23 @@ def _interests(run: Run) -> Section:
         figures=health_page.figures(curve, best, anchor),
         tables=health_page.tables(health),
         folded=health_page.folded(curve, best),
+    )
+
+
+def _content(run: Run) -> Section | None:
+    """Return what each interest retrieves; nothing for a run whose evaluation did not write it."""
+    content = run.content
+    if not content or not content.get("interests"):
+        return None
+    anchor = f"{run.anchor}-content"
+    wins: list[float] = run.measured.interests.get("wins") or []
+    shown = interest_page.shown_interests(wins, len(content["interests"]))
+    return Section(
+        anchor,
+        "What each interest retrieves",
+        interest_page.lead(content, shown),
+        figures=interest_page.figures(content, shown, anchor),
+        tables=interest_page.tables(content, shown),
     )
 
 

@@ -99,14 +99,16 @@ class SliceTotals:
         for number, label in enumerate(slices):
             mine = place == number
             sizes = np.bincount(owner[mine], minlength=len(offsets) - 1)
-            part = (np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), items[mine])
+            rows = np.flatnonzero(sizes)
+            part = (np.concatenate([[0], np.cumsum(sizes[rows])]).astype(np.int64), items[mine])
+            asked = Candidates(candidates.item_idx[rows], candidates.score[rows])
             values = {
-                key: METRICS[metric](candidates, part, k)
+                key: METRICS[metric](asked, part, k)
                 for key, (metric, k) in zip(config.keys(), config.pairs(), strict=True)
                 if metric in METRICS
             }
             bucket = self.buckets.setdefault(name, {}).setdefault(label, Bucket())
-            bucket.add(int((sizes > 0).sum()), values)
+            bucket.add(len(rows), values)
 
     def merge(self, other: "SliceTotals") -> "SliceTotals":
         """Return new totals of the queries of both."""

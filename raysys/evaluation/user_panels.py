@@ -7,6 +7,7 @@ from typing import Any
 
 from raysys.errors import DataError
 from raysys.evaluation.findings import Cell, Table, number, plural
+from raysys.evaluation.interest_page import SHOWN
 
 Rows = Sequence[Mapping[str, Any]]
 _ROUNDING = 0.02
@@ -17,12 +18,14 @@ class HeatMap:
     """How much each behaviour belongs to each interest.
 
     `interests` are names with whether they are active; a row is a day, an item and one weight per interest
-    (none where the model has no interests); `scale` is the weight of the deepest shade.
+    (none where the model has no interests); `scale` is the weight of the deepest shade; `left_out` is the
+    number of behaviours that belong most to interests that are not shown.
     """
 
     interests: list[tuple[str, bool]]
     rows: list[tuple[str, Cell, list[float]]]
     scale: float
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,53 @@ def show_user(user: Mapping[str, Any], where: str) -> User:
     width = len(couplings[0]) if couplings else len(lists)
     active: list[bool] = user.get("active") or [True] * width
     several = active[:width] if width > 1 else []  # of a single vector there is nothing to tell apart
-    names = [(f"Interest {place}", on) for place, on in enumerate(several, 1)]
+    shown = _shown(several, couplings, lists)
+    names = [(f"Interest {place + 1}", several[place]) for place in shown]
     retrieved = [
-        Table(name if on else f"{name} (inactive)", ["item", "score"], [_scored(row) for row in rows])
-        for (name, on), rows in zip(names, lists, strict=False)
+        Table(name if on else f"{name} (inactive)", ["item", "score"], [_scored(row) for row in lists[place]])
+        for (name, on), place in zip(names, shown, strict=True)
+        if place < len(lists)
     ]
-    heat_map = _heat_map(history, couplings, names)
-    return User(f"User {user['user_id']}", _summary(user, names), heat_map, retrieved, _answers(user))
+    heat_map = _heat_map(history, couplings, shown, names)
+    summary = _summary(user, sum(several)) if several else _summary(user, 0)
+    if len(shown) < len(several):
+        summary += f"; shown are the {len(shown)} interests with most of the behaviours"
+    return User(f"User {user['user_id']}", summary, heat_map, retrieved, _answers(user))
 
 
-def _heat_map(history: Rows, couplings: list[list[float]], names: list[tuple[str, bool]]) -> HeatMap:
+def _shown(active: Sequence[bool], couplings: list[list[float]], lists: Sequence[Rows]) -> list[int]:
+    """Return the places of the interests that are shown, in order: all of few, or those with most of the
+    behaviours, of equals those that score an item best."""
+
+    def weight(place: int) -> tuple[bool, float, float]:
+        behaviours = round(sum(row[place] for row in couplings), 2)
+        found = lists[place] if place < len(lists) else []
+        return active[place], behaviours, float(found[0].get("score") or 0.0) if found else float("-inf")
+
+    return sorted(sorted(range(len(active)), key=weight, reverse=True)[:SHOWN])
+
+
+def _heat_map(
+    history: Rows, couplings: list[list[float]], shown: list[int], names: list[tuple[str, bool]]
+) -> HeatMap:
     """Return weights that are shares of a behaviour on a scale to 1, and others on one to the largest."""
     shares = all(abs(sum(row) - 1) < _ROUNDING for row in couplings)
     largest = max((weight for row in couplings for weight in row), default=0.0)
-    weights = couplings if names and couplings else [[] for _ in history]
+    weights = [[row[place] for place in shown] for row in couplings] or [[] for _ in history]
     rows = [(_day(row.get("at")), _item(row), weights[place]) for place, row in enumerate(history)]
-    return HeatMap(names if couplings else [], rows, 1.0 if shares or largest <= 0 else largest)
+    if couplings and 0 < len(shown) < len(couplings[0]):
+        own = [max(range(len(row)), key=row.__getitem__) in shown for row in couplings]
+        rows = [row for row, mine in zip(rows, own, strict=True) if mine]
+    scale = 1.0 if shares or largest <= 0 else largest
+    return HeatMap(names if couplings else [], rows, scale, len(history) - len(rows))
 
 
-def _summary(user: Mapping[str, Any], names: list[tuple[str, bool]]) -> str:
+def _summary(user: Mapping[str, Any], active: int) -> str:
     targets: Rows = user["targets"]
     found = [row["rank"] for row in targets if row.get("rank") is not None]
     text = plural(len(user["history"]), "behaviour")
-    if names:
-        text += f", {plural(sum(on for _, on in names), 'active interest')}"
+    if active:
+        text += f", {plural(active, 'active interest')}"
     text += f"; {len(found)} of {plural(len(targets), 'target')} found"
     return f"{text}, best at rank {min(found)}" if found else text
 

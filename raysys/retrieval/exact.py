@@ -105,7 +105,8 @@ def _tree_sum(terms: NDArray[Real]) -> NDArray[Real]:
         if width % 2:
             terms[:, :half] += terms[:, half + 1 : width]
         else:
-            terms = terms[:, :half] + terms[:, half:width]  # the same bits, and the next look is at half
+            # the same bits as in place, and the next turn reads half as much
+            terms = np.add(terms[:, :half], terms[:, half:width])
         width -= half
     # The same tree goes on with pairs last: an inner loop over few columns would cost more than the adding.
     columns = np.ascontiguousarray(terms[:, :width].T)
