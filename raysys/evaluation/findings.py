@@ -196,6 +196,13 @@ def slice_table(title: str, buckets: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return one row per bucket, counts before metrics; bars compare buckets within a metric."""
     columns = list(dict.fromkeys(key for row in buckets.values() for key in row))
     columns.sort(key=lambda key: not all(isinstance(row.get(key), int) for row in buckets.values()))
+    # Of a single target recall is the hit rate; a column of the same figures would tell nothing.
+    twins = {key: key.replace("recall@", "hit_rate@") for key in columns if key.startswith("recall@")}
+    columns = [
+        key
+        for key in columns
+        if key not in twins or any(row.get(key) != row.get(twins[key]) for row in buckets.values())
+    ]
     largest = {
         key: max((_fraction(row.get(key)) for row in buckets.values()), default=0.0) for key in columns
     }

@@ -782,3 +782,12 @@ def test_names_of_runs_are_the_shortest_that_differ():
     assert short_names(["/x/mind", "/x/sdm"]) == ["mind", "sdm"]
     assert short_names(["/x/a/mind", "s3://b/mind", "/x/sdm"]) == ["a/mind", "b/mind", "x/sdm"]
     assert short_names(["s3://b//mind", "s3://b/mind"]) == ["s3://b//mind", "s3://b/mind"]
+
+
+def test_recall_of_single_targets_is_told_once():
+    rows = {
+        "a": {"users": 3, "hit_rate@10": 0.5, "recall@10": 0.5, "recall@50": 0.7, "hit_rate@50": 0.8},
+        "b": {"users": 4, "hit_rate@10": 0.25, "recall@10": 0.25, "recall@50": 0.7, "hit_rate@50": 0.7},
+    }
+    head = slice_table("Slices", rows).head
+    assert head == ["slice", "users", "hit_rate@10", "recall@50", "hit_rate@50"]
