@@ -48,6 +48,7 @@ class SampleShape:
         event_features: event-level features of the history, `history_<feature>` (B, T), and of the session.
         profile_features: user features in the batch, `profile_<feature>`; ["*"] is all of them.
         session: next_item: cut `short` (B, S), the items of the session, `short_<feature>`, and the sets.
+        reach: next_item: session and long-term sets are cut from the latest so many events; 0: no such limit.
         long_features: the long-term sets `long_<name>` (B, L): "item", an item feature, or "event_<feature>".
     """
 
@@ -66,10 +67,11 @@ class SampleShape:
     event_features: tuple[str, ...] = ()
     profile_features: tuple[str, ...] = (ALL,)
     session: SessionConfig | None = None
+    reach: int = 0
     long_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("history_length", "most_frequent_of", "booked_weight"):
+        for name in ("history_length", "most_frequent_of", "booked_weight", "reach"):
             require(getattr(self, name) >= 0, f"{name}: found {getattr(self, name)}, expected >= 0")
         for name in ("next_items", "window"):
             require(getattr(self, name) >= 1, f"{name}: found {getattr(self, name)}, expected >= 1")
@@ -94,6 +96,7 @@ class SampleShape:
         require(
             self.session is not None or not self.long_features, "long_features: need the session's config"
         )
+        require(self.session is not None or not self.reach, "reach: needs the session's config")
         require("at" not in self.event_features, "event_features: the name at is taken by the events' times")
 
     @property

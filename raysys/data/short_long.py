@@ -52,6 +52,16 @@ def short_and_long(history: History, config: SessionConfig) -> ShortLong:
     return ShortLong(short, history.stop, np.maximum(long, history.start))
 
 
+def within_reach(where: ShortLong, reach: int) -> ShortLong:
+    """Return the same of the latest `reach` events of each history; 0: of all."""
+    if not reach:
+        return where
+    first = where.short_stop - reach
+    return ShortLong(
+        np.maximum(where.short_start, first), where.short_stop, np.maximum(where.long_start, first)
+    )
+
+
 @dataclass(frozen=True)
 class Values:
     """Values of the visible events, and where each of them comes next.
@@ -140,7 +150,7 @@ class ShortLongCutter:
     def __init__(self, history: History, shape: SampleShape, items: Mapping[str, np.ndarray]) -> None:
         assert shape.session is not None
         self.history, self.shape, self.config = history, shape, shape.session
-        self.where = short_and_long(history, shape.session)
+        self.where = within_reach(short_and_long(history, shape.session), shape.reach)
         self.values: dict[str, Values] = {}
         for name in shape.long_features:
             if name == ITEM:

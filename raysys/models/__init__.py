@@ -14,6 +14,7 @@ from raysys.data.shapes import SampleShape
 from raysys.errors import ConfigError
 from raysys.models.item_cf_config import ItemCfConfig
 from raysys.models.mind_config import MindConfig
+from raysys.models.sdm_config import SdmConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,9 +50,16 @@ def _mind() -> "type[nn.Module]":
     return Mind
 
 
+def _sdm() -> "type[nn.Module]":
+    from raysys.models.sdm import Sdm
+
+    return Sdm
+
+
 MODELS: dict[str, ModelEntry] = {
     "item_cf": ModelEntry(ItemCfConfig, _item_cf, learns_by="rows"),
     "mind": ModelEntry(MindConfig, _mind),
+    "sdm": ModelEntry(SdmConfig, _sdm),
 }
 
 # The setting of arXiv:1904.08030 on TmallData; what the paper does not give stays at the default of the
@@ -81,6 +89,19 @@ _MIND_RECOMMENDED = {
     "history_dropout": 0.2,
 }
 
+# arXiv:1909.00385 as it prints its equations; what it does not give stays at the default of the field.
+_SDM_PAPER = {
+    "embedding_dim": 64,
+    "lstm_layers": 1,
+    "num_heads": 4,
+    "scaled_attention": False,
+    "layer_norm": False,
+    "fusion": "gate",
+    "dropout": 0.0,
+    "temperature": 1.0,
+    "normalize": False,
+}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "item_cf": {
         "paper": {"similarity": "cosine", "decay": 1.0},
@@ -89,6 +110,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "mind": {
         "paper": _MIND_PAPER,
         "recommended": _MIND_RECOMMENDED,
+    },
+    "sdm": {
+        "paper": _SDM_PAPER,
+        "recommended": _SDM_PAPER,
     },
 }
 """Model -> preset -> values of fields. Keys that the run file gives itself win over the preset."""

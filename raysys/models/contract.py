@@ -97,3 +97,14 @@ class InterestModel(Protocol):
     def couplings(self, batch: Batch) -> Tensor:
         """(B, T, K) float32; rows sum to one over the active interests, zero on padding."""
         ...
+
+
+@runtime_checkable
+class FusionModel(Protocol):
+    """A vector model of a session and long-term sets that can say what drove a user's vector."""
+
+    def fusion(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `short` (B, S) and `long_<name>` (B, L), float32 weights of what the batch holds under these
+        names, which sum to one, or to zero where there is nothing, and `gate` (B,), the share of the session
+        in the vector; what the model does not have is left out."""
+        ...

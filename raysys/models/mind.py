@@ -43,6 +43,7 @@ from raysys.nn.losses import training_loss
 from raysys.nn.mlp import Mlp
 from raysys.nn.quota import InterestGates
 from raysys.nn.recency import RecencyWeights
+from raysys.nn.scored_items import real_targets, scored_items
 from raysys.nn.scores import fill_inactive
 from raysys.schema import PADDING_IDX
 
@@ -104,26 +105,17 @@ class Mind(nn.Module):
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return {"loss": scalar}, and the mean of each penalty that is on, before its weight.
-
-        Item vectors come from the encoded catalogue where it is no larger than the slots of the batch, or
-        where the loss needs it anyway; otherwise each slot is encoded on its own. The numbers are the same.
-        """
+        """Return {"loss": scalar}, and the mean of each penalty that is on, before its weight."""
         history_BT, length_B = self._recent(batch["history"]), None
         if self.training and self.config.history_dropout:
             length_B = (history_BT != PADDING_IDX).sum(1)
             dropped_BT = torch.rand(history_BT.shape, device=history_BT.device) < self.config.history_dropout
             history_BT = history_BT.masked_fill(dropped_BT, PADDING_IDX)
-        target_R, row_R, weight_R = _targets(batch["target"])
+        target_R, row_R, weight_R = real_targets(batch["target"])
         negatives_N = batch["negatives"] if self.loss in WITH_NEGATIVES else target_R[:0]
-        slots = history_BT.numel() + target_R.numel() + negatives_N.numel()
-        table_VD = served_VD = None
-        if self.loss == "full_softmax" or self.items.num_items <= slots:
-            table_VD = self.items.table()
-            served_VD = self._scale(table_VD)
-            target_RD, negative_ND = look_up(target_R, served_VD), look_up(negatives_N, served_VD)
-        else:
-            target_RD, negative_ND = self.encode_items(target_R), self.encode_items(negatives_N)
+        table_VD, served_VD, target_RD, negative_ND = scored_items(
+            self.items, self._scale, self.loss, target_R, negatives_N, history_BT.numel()
+        )
         interests_BKD, active_BK, penalties = self._users(history_BT, batch, table_VD, length_B)
         if self.config.train_score == "served":
             user = fill_inactive(interests_BKD, active_BK)
@@ -233,18 +225,6 @@ class Mind(nn.Module):
             penalties["learnt_quota"] = (gate_BK * active_BK).sum(1).mean()
             vectors_BKD, active_BK = vectors_BKD * factor_BK[:, :, None], active_BK & open_BK
         return vectors_BKD.masked_fill(~active_BK[:, :, None], 0.0), active_BK, penalties
-
-
-def _targets(target: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the real targets (R,), the row of each, and its weight, so that each row weighs 1 / B.
-
-    Row and weight are None where every row has one target.
-    """
-    if target.dim() == 1:
-        return target, None, None
-    real = target != PADDING_IDX
-    row_R = real.nonzero()[:, 0]
-    return target[real], row_R, 1.0 / (real.sum(1)[row_R] * len(target))
 
 
 def _variance(weights_BTK: Tensor, mask_BT: Tensor) -> Tensor:

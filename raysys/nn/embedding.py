@@ -60,7 +60,7 @@ def unit_length(vectors: Tensor) -> Tensor:
     return vectors * torch.where(usable, torch.where(usable, square, 1.0).rsqrt(), 0.0)
 
 
-def _embedding(feature: Feature, dim: int, std: float, seed: int) -> nn.Parameter:
+def embedding_table(feature: Feature, dim: int, std: float, seed: int) -> nn.Parameter:
     """Return a table (size, D) whose padding row is zero, or the one vector (D,) of a number."""
     shape = (dim,) if feature.kind == "number" else (feature.size, dim)
     values = seeded_normal(shape, std, seed, feature.entity, feature.name)
@@ -119,7 +119,7 @@ class ItemEncoder(nn.Module):
         item[PADDING_IDX] = 0.0
         self.item = nn.Parameter(item)
         for feature in self.features:
-            self.register_parameter(_slot(feature.name), _embedding(feature, embedding_dim, std, seed))
+            self.register_parameter(_slot(feature.name), embedding_table(feature, embedding_dim, std, seed))
             values = np.array(catalog.item_values[feature.name])
             values[PADDING_IDX] = 0
             self.register_buffer("values_" + _slot(feature.name), torch.from_numpy(values), persistent=False)
@@ -154,6 +154,81 @@ class ItemEncoder(nn.Module):
                 total = total + _mean_of_values(values, parameter)
             count = count + present.to(count.dtype)
         return total / count[..., None]
+
+
+class ConcatItemEncoder(nn.Module):
+    """Item vectors: the item's own embedding and those of its side features, concatenated and projected.
+
+    Implements the embedding layer of Lv et al. 2019, "SDM: Sequential Deep Matching Model"
+    (arXiv:1909.00385), sec. 3.2, with a linear map W [e_id; e_f1; e_f2; ...] back to D. Without features the
+    item's own embedding is the vector. Kinds, padding and the unknown value are those of `ItemEncoder`; a
+    missing feature gives zeros. W starts as the identity on the item's own part and small elsewhere, so that
+    a start with features is near one without.
+
+    Args:
+        catalog, embedding_dim, item_features, std, seed: as of `ItemEncoder`; all features have D numbers.
+    Raises:
+        ConfigError: unknown feature name, or a feature whose kind cannot be embedded.
+    """
+
+    item: nn.Parameter
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        embedding_dim: int,
+        *,
+        item_features: Sequence[str] | None = None,
+        std: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        std = 1.0 / math.sqrt(embedding_dim) if std is None else std
+        self.num_items = catalog.num_items
+        self.features = select_features(catalog.item_features, item_features, "item_features")
+        item = seeded_normal((catalog.num_items, embedding_dim), std, seed, "item_idx")
+        item[PADDING_IDX] = 0.0
+        self.item = nn.Parameter(item)
+        for feature in self.features:
+            self.register_parameter(_slot(feature.name), embedding_table(feature, embedding_dim, std, seed))
+            values = np.array(catalog.item_values[feature.name])
+            values[PADDING_IDX] = 0
+            self.register_buffer("values_" + _slot(feature.name), torch.from_numpy(values), persistent=False)
+        self.projection = None
+        if self.features:
+            shape = (embedding_dim, (1 + len(self.features)) * embedding_dim)
+            start = seeded_normal(shape, 0.5 / math.sqrt(shape[1]), seed, "item_projection")
+            start[:, :embedding_dim] += torch.eye(embedding_dim)
+            self.projection = nn.Parameter(start)
+
+    def forward(self, item_idx: Tensor) -> Tensor:
+        """(...) int64 -> (..., D); zero at padding."""
+        return self._project(look_up(item_idx, self.item), item_idx)
+
+    def table(self) -> Tensor:
+        """Return the vectors of the whole catalogue, (V, D), one row per item_idx."""
+        return self._project(self.item, None)
+
+    def of_feature(self, name: str) -> Tensor:
+        """Return the table of a categorical feature, (size, D)."""
+        return getattr(self, _slot(name))
+
+    def _project(self, own: Tensor, item_idx: Tensor | None) -> Tensor:
+        if self.projection is None:
+            return own
+        parts = [own]
+        for feature in self.features:
+            parameter = getattr(self, _slot(feature.name))
+            values = getattr(self, "values_" + _slot(feature.name))
+            values = values if item_idx is None else values[item_idx]
+            if feature.kind == "number":
+                # the padding item's value is 0, so its part is zero like the others
+                parts.append(torch.nan_to_num(values)[..., None] * parameter)
+            elif feature.kind == "id":
+                parts.append(look_up(values, parameter))
+            else:
+                parts.append(_mean_of_values(values, parameter))
+        return nn.functional.linear(torch.cat(parts, dim=-1), self.projection)
 
 
 class ProfileEncoder(nn.Module):
@@ -193,11 +268,12 @@ class ProfileEncoder(nn.Module):
         self.register_buffer("_empty", torch.zeros(0), persistent=False)  # knows the device and the dtype
         for feature in self.features:
             if feature.kind != "number":
-                self.register_parameter(_slot(feature.name), _embedding(feature, feature_dim, std, seed))
+                self.register_parameter(_slot(feature.name), embedding_table(feature, feature_dim, std, seed))
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return (B, P); B is that of `history`."""
-        parts = [self._empty.expand(batch["history"].shape[0], 0)]
+        """Return (B, P); B is that of `history`, or of `short` where the batch has no history."""
+        rows = batch["history" if "history" in batch else "short"].shape[0]
+        parts = [self._empty.expand(rows, 0)]
         for feature in self.features:
             values = batch[f"profile_{feature.name}"]
             if feature.kind == "number":

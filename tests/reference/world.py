@@ -41,6 +41,7 @@ def small_catalog(num_items=NUM_ITEMS, features=True):
             Feature(name="likes", entity="user", kind="id_list", length=2, size=5),
             Feature(name="income", entity="user", kind="number"),
         ),
+        event_features=(Feature(name="store", entity="event", kind="id", size=6),),
     )
 
 
@@ -70,7 +71,22 @@ def small_batch(num_items=NUM_ITEMS, lengths=LENGTHS, width=9, num_negatives=11,
     # from seconds to months between events; the last one is that of the user's latest event
     gaps = np.floor(2.0 ** rng.uniform(0, 22, history.shape)).astype(np.int64)
     arrays["history_at"] = np.where(history > 0, 1_600_000_000 - gaps[:, ::-1].cumsum(1)[:, ::-1], 0)
+    arrays |= short_and_long(history, rng)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def short_and_long(history, rng):
+    """Return the last four items as the session with a store each, and the sets of what came before."""
+    arrays = {"short": history[:, -4:].copy()}
+    arrays["short_store"] = np.where(arrays["short"] > 0, rng.integers(1, 6, arrays["short"].shape), 0)
+    for name, size in (("item", None), ("cate", 5), ("event_store", 6)):
+        sets = np.zeros((len(history), max(5, history.shape[1] - 4)), dtype=np.int64)
+        for row, older in enumerate(history[:, :-4]):
+            values = older[older > 0] if size is None else rng.integers(1, size, (older > 0).sum())
+            distinct = np.unique(values)
+            sets[row, len(sets[row]) - len(distinct) :] = distinct
+        arrays[f"long_{name}"] = sets
+    return arrays
 
 
 SHARED_KEYS = ("negatives", "log_expected", "gbce_beta")
@@ -85,9 +101,8 @@ def take_rows(batch, rows):
 def pad_left(batch, columns):
     """Return the batch with `columns` more columns of padding before its histories."""
     padding = torch.zeros(batch["history"].shape[0], columns, dtype=torch.int64)
-    more = {
-        name: torch.cat([padding, batch[name]], dim=1) for name in ("history", "history_at") if name in batch
-    }
+    padded = [name for name in batch if name.startswith(("history", "short", "long_"))]
+    more = {name: torch.cat([padding, batch[name]], dim=1) for name in padded}
     return {**batch, **more}
 
 
