@@ -31,9 +31,15 @@ class Pair:
     users: int
 
 
+OF_THE_MODEL = ("history_length",)
+"""Recorded with the protocol, but a choice of the model: queries, targets and candidates are the same for
+every value (docs/decisions/0011)."""
+
+
 def terms(run: Run) -> dict[str, Any]:
     """Return what must be equal for two runs to be compared."""
-    return {"part": run.measured.part, **run.measured.protocol}
+    kept = {key: value for key, value in run.measured.protocol.items() if key not in OF_THE_MODEL}
+    return {"part": run.measured.part, **kept}
 
 
 def difference(run: Run, first: Run) -> str:

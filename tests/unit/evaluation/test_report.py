@@ -764,6 +764,12 @@ def test_runs_of_other_protocols_are_listed_apart_with_the_reason():
     assert "because the protocol differs: candidates is 100, not 1,000" in second.lead
 
 
+def test_models_that_look_back_differently_far_share_a_table():
+    runs = [run_of(name, 0.1, None, queries=5, history_length=reach) for name, reach in (("a", 50), ("b", 9))]
+    (found,) = compare(runs)
+    assert len(found.table.rows) == 3
+
+
 def test_one_run_is_not_compared():
     assert compare([run_of("a", 0.1, None)]) == []
 
