@@ -38,7 +38,7 @@ from raysys.storage import Folder, replacing
 logger = logging.getLogger(__name__)
 
 KIND = "evaluation"
-CONTENT = 4
+CONTENT = 5
 """Version of what an evaluation holds; a folder of another one is measured again."""
 RECALL_SAMPLE = 512
 TASK_CPUS = 0.5
@@ -125,6 +125,8 @@ def _merge(parts: list[Measured]) -> Measured:
         merged.history_items = np.concatenate([merged.history_items, part.history_items])
         if part.health:  # None for a partition without queries
             merged.health = merged.health.merge(part.health) if merged.health else part.health
+        if part.gates:
+            merged.gates = merged.gates.merge(part.gates) if merged.gates else part.gates
         if part.content:
             merged.content = merged.content.merge(part.content) if merged.content else part.content
         if merged.curve and part.curve:
@@ -229,6 +231,7 @@ def _results(
         },
         "interests": merged.health.result() if merged.health else {},
         "index": index,
+        **({"gate": merged.gates.result()} if merged.gates else {}),
         **({"diversity_curve": merged.curve.points()} if merged.curve else {}),
         "slices": slices.pop("model"),
         "baseline_slices": slices,

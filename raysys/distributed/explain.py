@@ -12,6 +12,7 @@ import torch
 from raysys.catalog import Catalog
 from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
+from raysys.data.shapes import EVENT, ITEM
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of
 from raysys.distributed.measure import make_lists
@@ -19,15 +20,18 @@ from raysys.distributed.tables import answer_from_table
 from raysys.distributed.validation import ragged_rows, retrieve
 from raysys.evaluation.interest_content import InterestContent, category_shares
 from raysys.manifest import read_manifest
-from raysys.models.contract import Batch, InterestModel
+from raysys.models.contract import Batch, FusionModel, InterestModel
 from raysys.retrieval.table import TableRetriever
-from raysys.retrieval.vectors import VectorRetriever
+from raysys.retrieval.vectors import VectorRetriever, serving
 from raysys.run import RunConfig
 from raysys.schema import NUM_RESERVED
 from raysys.storage import Folder
 
 PER_INTEREST = 5
 SHOWN = 10
+SHOWN_HISTORY = 50
+"""Events shown of a user whose model reads no plain history."""
+PER_SET = 8
 MIN_HISTORY = 8
 
 
@@ -43,12 +47,14 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
     parts = sorted(manifest.info["part_events"])
     catalog, shown = catalog_of(features, manifest), list[dict[str, Any]]()
     for part in parts:
-        timed = dataclasses.replace(trained.shape, times=True)
+        shown_history = trained.shape.history_length or SHOWN_HISTORY
+        timed = dataclasses.replace(trained.shape, times=True, history_length=shown_history)
         queries = read_queries(features, part, run.evaluation.part, timed)
         long_enough = queries.history.stop - queries.history.start >= MIN_HISTORY
         order = np.argsort(hash_text(queries.user_id), kind="stable")
         rows = order[long_enough[order]][: run.evaluation.sample_users - len(shown)]
-        shown += [_explain(int(row), queries, run, trained, index, names, catalog) for row in rows]
+        labels = set_labels(trained, features, names)
+        shown += [_explain(int(row), queries, run, trained, index, names, catalog, labels) for row in rows]
         if len(shown) >= run.evaluation.sample_users:
             break
     return shown
@@ -97,6 +103,7 @@ def _explain(
     index: Any,
     names: list[list[Any]],
     catalog: Catalog,
+    labels: dict[str, list[str]],
 ) -> dict[str, Any]:
     rows = np.array([row])
     arrays = queries.batch(rows)
@@ -119,6 +126,7 @@ def _explain(
     active, interests = list[bool](), list[list[dict[str, Any]]]()
     if not isinstance(index, TableRetriever):
         couplings, active, interests = _interests(trained.model, batch, index, item)
+    drivers = _drivers(trained.model, batch, item, labels) if isinstance(trained.model, FusionModel) else None
     targets = {int(i) for i in truth}
     return {
         "user_id": queries.user_id[row].as_py(),
@@ -126,6 +134,7 @@ def _explain(
         "couplings": couplings,
         "active": active,
         "interests": interests,
+        "drivers": drivers,
         "recommendations": [
             item(int(i), score=float(s), hit=int(i) in targets)
             for i, s in zip(found.item_idx[0][:SHOWN], found.score[0][:SHOWN], strict=True)
@@ -155,3 +164,42 @@ def _interests(
                 item(int(i), score=float(s)) for i, s in zip(item_idx, score, strict=True) if i >= 0
             ]
     return couplings, on.tolist(), interests
+
+
+def set_labels(trained: Trained, features: Folder, names: list[list[Any]]) -> dict[str, list[str]]:
+    """Return for each long-term set of a model the names of its values, by idx."""
+    labels: dict[str, list[str]] = {}
+    for name in trained.shape.long_features:
+        if name == ITEM:
+            ids, titles = names
+            labels[name] = [str(title or item_id) for item_id, title in zip(ids, titles, strict=True)]
+        else:
+            stored = name if name.startswith(EVENT) else f"item_{name}"
+            known = Vocabulary.load(features / "vocabularies", stored)
+            labels[name] = ["none", "unknown", *map(str, known.ids.to_pylist())]
+    return labels
+
+
+def _drivers(
+    model: FusionModel, batch: Batch, item: Callable[..., dict[str, Any]], labels: dict[str, list[str]]
+) -> dict[str, Any]:
+    """Return of one user what drove the vector: the session with weights, the heaviest values of each
+    long-term set, and the gate."""
+    with serving(model):
+        found = {name: values[0].float().numpy() for name, values in model.fusion(batch).items()}
+    result: dict[str, Any] = {"gate": float(found["gate"]) if "gate" in found else None}
+    if "short" in found:
+        items, times = batch["short"][0].tolist(), batch["short_at"][0].tolist()
+        steps = zip(items, times, found["short"].tolist(), strict=True)
+        result["short"] = [item(i, at=at, weight=weight) for i, at, weight in steps if i > 0]
+    result["long"] = {}
+    for name, known in labels.items():
+        values, weights = batch[f"long_{name}"][0].numpy(), found[f"long_{name}"]
+        order = [place for place in np.argsort(-weights, kind="stable") if values[place] > 0]
+        result["long"][name] = {
+            "values": len(order),
+            "top": [
+                {"name": known[values[place]], "weight": float(weights[place])} for place in order[:PER_SET]
+            ],
+        }
+    return result

@@ -1,6 +1,7 @@
-"""Interest health of a block of users, from the search that answered them: no item is searched twice.
+"""What a model tells of a block of users beside their answers: interest health, and the gates of a fusion.
 
-Validation while training and the evaluation call the same function, so their figures compare.
+Interest health comes from the search that answered the users: no item is searched twice. Validation while
+training and the evaluation call the same function, so their figures compare.
 """
 
 from typing import Any
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raysys.evaluation.fusion import GateValues
 from raysys.evaluation.health import InterestHealth, interest_order, winning_interest
 from raysys.evaluation.metrics import Truth
-from raysys.models.contract import Batch
+from raysys.models.contract import Batch, FusionModel
 from raysys.retrieval.candidates import Candidates
 from raysys.retrieval.vectors import Found, serving
+from raysys.schema import PADDING_IDX
 
 
 def block_health(
@@ -41,6 +44,16 @@ def block_health(
     health.add(found.vectors, found.active, couplings_BTK, history_BT, winners)
     health.add_answers(alone, interest_order(couplings_BTK, history_BT, found.active), truth)
     return health
+
+
+def block_gates(model: FusionModel, batch: Batch) -> GateValues | None:
+    """Return the gates of some users with the lengths of their sessions; None for another kind of fusion."""
+    with serving(model):
+        found = model.fusion(batch)
+    if "gate" not in found:
+        return None
+    lengths = (batch["short"] != PADDING_IDX).sum(1).cpu().numpy()
+    return GateValues(lengths.astype(np.int64), _array(found["gate"]))
 
 
 def _array(tensor: Tensor) -> np.ndarray:

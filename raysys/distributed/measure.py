@@ -18,10 +18,11 @@ from raysys.data.queries import Queries, read_queries
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import Trained, catalog_of, load_trained
 from raysys.distributed.index import ShardedIndex
-from raysys.distributed.interests import block_health
+from raysys.distributed.interests import block_gates, block_health
 from raysys.distributed.tables import answer_all_from_table
 from raysys.distributed.validation import batches_by_seen, find, ragged_rows
 from raysys.evaluation.diversity_curve import DiversityCurve, relevance_diversity_curve
+from raysys.evaluation.fusion import GateValues
 from raysys.evaluation.health import InterestHealth
 from raysys.evaluation.interest_content import InterestContent
 from raysys.evaluation.lists import Facts
@@ -34,7 +35,7 @@ from raysys.evaluation.slices import (
     popularity_buckets,
 )
 from raysys.manifest import read_manifest
-from raysys.models.contract import InterestModel
+from raysys.models.contract import FusionModel, InterestModel
 from raysys.retrieval.candidates import Candidates, drop_seen, missing_candidates
 from raysys.retrieval.diversity import diversify
 from raysys.retrieval.table import TableRetriever, popular_table, random_candidates
@@ -59,25 +60,29 @@ class Job:
 @dataclass
 class Retrieved:
     """The candidates of every query of a partition, in order, and the seconds that retrieval took; the health
-    of the interests and what they retrieve, None for a model without interests, or without queries."""
+    of the interests, what they retrieve, and the gates of a fusion: None for a model without them, or without
+    queries."""
 
     candidates: Candidates
     seconds: float
     health: InterestHealth | None = None
     content: InterestContent | None = None
+    gates: GateValues | None = None
 
 
 @dataclass
 class Measured:
     """What a task returns: per-user values and slices of the model and the baselines, and per user the number
     of distinct items in the history, whose quarters only all users together have; the curve of relevance and
-    diversity where the run asks for one; what the interests retrieve, where the model has any."""
+    diversity where the run asks for one; what the interests retrieve and the gates of the fusion, where the
+    model has any."""
 
     totals: dict[str, MetricTotals]
     slices: dict[str, SliceTotals]
     history_items: np.ndarray
     health: InterestHealth | None
     content: InterestContent | None
+    gates: GateValues | None
     search_s: float
     searched: int
     curve: DiversityCurve | None
@@ -107,7 +112,15 @@ def measure_part(part: str, job: Job) -> Measured:
     _write_values(job, part, queries, totals["model"].values)
     items = np.diff(queries.seen_offsets)
     return Measured(
-        totals, slices, items, retrieved.health, retrieved.content, retrieved.seconds, len(queries), curve
+        totals,
+        slices,
+        items,
+        retrieved.health,
+        retrieved.content,
+        retrieved.gates,
+        retrieved.seconds,
+        len(queries),
+        curve,
     )
 
 
@@ -177,6 +190,9 @@ def retrieve_all(trained: Trained, queries: Queries, run: RunConfig, index: Any)
             result.health = result.health.merge(health) if result.health else health
             content = InterestContent.of(found.active, alone)
             result.content = result.content.merge(content) if result.content else content
+        if isinstance(trained.model, FusionModel):
+            gates = block_gates(trained.model, batch)
+            result.gates = result.gates.merge(gates) if result.gates and gates else gates
     return result
 
 

@@ -47,6 +47,7 @@ class Measured:
     training: dict[str, Any]
     lineage: dict[str, Any]
     diversity_curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    gate: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def headline(self) -> str:
@@ -80,6 +81,7 @@ class Measured:
             training=part(table, "training"),
             lineage=part(table, "lineage"),
             diversity_curve=list(table.get("diversity_curve") or []),
+            gate=part(table, "gate"),
         )
 
 

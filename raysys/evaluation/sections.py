@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysys.config import parse_toml
-from raysys.evaluation import data_page, findings, health_page, interest_page, plots
+from raysys.evaluation import data_page, findings, fusion, health_page, interest_page, plots
 from raysys.evaluation.findings import Cell, Measured, Table, number, part, plural
 from raysys.evaluation.user_panels import User, show_user
 from raysys.storage import Folder
@@ -71,7 +71,7 @@ class Section:
 def sections(run: Run) -> list[Section]:
     """Return the parts of a run's own report, in reading order."""
     makers = (
-        _metrics, _curve, _slices, _diversity, _users, _interests, _content, _index, _data, _origin
+        _metrics, _curve, _slices, _diversity, _users, _interests, _content, _gate, _index, _data, _origin
     )  # fmt: skip
     made = [make(run) for make in makers]
     return [section for section in made if section is not None]
@@ -222,6 +222,10 @@ def _users(run: Run) -> Section:
         parts[0] += ", and how much of each behaviour went to which interest"
     if several:
         parts.append("what every interest would retrieve alone")
+    if any(user.get("drivers") for user in run.users):
+        parts[0] = (
+            "the steps of the session and the values of every long-term set, by their weight in the vector"
+        )
     parts += ["what was recommended", "the targets that were held out, with the rank they were found at"]
     lead = f"A sample of {plural(len(run.users), 'user')}. For each: {'; '.join(parts)}."
     where = f"{run.name}/evaluation/users.json"
@@ -261,6 +265,20 @@ def _content(run: Run) -> Section | None:
         interest_page.lead(content, shown),
         figures=interest_page.figures(content, shown, anchor),
         tables=interest_page.tables(content, shown),
+    )
+
+
+def _gate(run: Run) -> Section | None:
+    """Return what the fusion takes from the session; nothing for a model without a gate."""
+    gate, anchor = run.measured.gate, f"{run.anchor}-gate"
+    if not gate or not gate.get("by_length"):
+        return None
+    return Section(
+        anchor,
+        "Session and long term",
+        fusion.lead(gate),
+        figures=fusion.figures(gate, anchor),
+        tables=fusion.tables(gate),
     )
 
 

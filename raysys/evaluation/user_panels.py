@@ -26,6 +26,7 @@ class HeatMap:
     rows: list[tuple[str, Cell, list[float]]]
     scale: float
     left_out: int = 0
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class User:
     heat_map: HeatMap
     interests: list[Table]
     answers: list[Table]
+    interests_title: str = "What each interest retrieves alone"
 
 
 def show_user(user: Mapping[str, Any], where: str) -> User:
@@ -56,6 +58,8 @@ def show_user(user: Mapping[str, Any], where: str) -> User:
             f"{where}: user {user['user_id']} has {len(history)} behaviours and {len(couplings)} couplings, "
             "expected one for each, all of one length; run jobs/evaluate.py again"
         )
+    if user.get("drivers"):
+        return _driven_user(user)
     width = len(couplings[0]) if couplings else len(lists)
     active: list[bool] = user.get("active") or [True] * width
     several = active[:width] if width > 1 else []  # of a single vector there is nothing to tell apart
@@ -71,6 +75,31 @@ def show_user(user: Mapping[str, Any], where: str) -> User:
     if len(shown) < len(several):
         summary += f"; shown are the {len(shown)} interests with most of the behaviours"
     return User(f"User {user['user_id']}", summary, heat_map, retrieved, _answers(user))
+
+
+def _driven_user(user: Mapping[str, Any]) -> User:
+    """Return a user of a model of session and long term: the session by weight, and the heaviest values of
+    each long-term set."""
+    drivers: Mapping[str, Any] = user["drivers"]
+    steps: Rows = drivers.get("short") or []
+    largest = max((step["weight"] for step in steps), default=0.0)
+    rows = [(_day(step.get("at")), _item(step), [step["weight"]]) for step in steps]
+    caption = "Session, oldest first, and the weight of each step" if steps else "This user has no session"
+    heat_map = HeatMap([("weight", True)] if steps else [], rows, largest or 1.0, caption=caption)
+    sets = [
+        Table(
+            f"{name}, {plural(found['values'], 'value')}",
+            [name, "weight"],
+            [[Cell(row["name"]), Cell(f"{row['weight']:.2f}", bar=row["weight"])] for row in found["top"]],
+        )
+        for name, found in drivers["long"].items()
+        if found["top"]
+    ]
+    summary = f"{plural(len(steps), 'step')} in the session; {_summary(user, 0)}"
+    if drivers.get("gate") is not None:
+        summary += f"; {drivers['gate']:.0%} of the vector from the session"
+    title = "Long-term sets, the heaviest values of each"
+    return User(f"User {user['user_id']}", summary, heat_map, sets, _answers(user), title)
 
 
 def _shown(active: Sequence[bool], couplings: list[list[float]], lists: Sequence[Rows]) -> list[int]:

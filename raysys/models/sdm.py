@@ -102,6 +102,8 @@ class Sdm(nn.Module):
             for name in config.long_features:
                 self._add_table(name, _known_feature(catalog, name), seed)
             self.long = Mlp(dim * len(config.long_features), (), dim, seed=seed + 1)
+            if ITEM in config.long_features:
+                self._start_from_items()
         if config.fusion == "gate":
             self.gate = Mlp(3 * dim, (), dim, seed=seed + 2)
         elif config.fusion == "concat":
@@ -130,6 +132,14 @@ class Sdm(nn.Module):
             )
         norms = config.layer_norm * (1 + config.self_attention)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(norms))
+
+    def _start_from_items(self) -> None:
+        """Let the long term start near the mean of its items: who bought something is near it at once."""
+        place = self.config.embedding_dim * self.config.long_features.index(ITEM)
+        weight = self.long.weights[0]
+        with torch.no_grad():
+            weight *= 0.5
+            weight[:, place : place + len(weight)] += torch.eye(len(weight))
 
     def _add_table(self, name: str, feature: Feature | None, seed: int) -> None:
         """Make the table of a feature unless the item vectors have it."""
@@ -313,8 +323,8 @@ class Sdm(nn.Module):
         if self.config.user_attention:
             assert query_BD is not None
             return attend(query_BD, vectors_BLD, mask_BL)
-        weights_BL = mask_BL / mask_BL.sum(1, keepdim=True).clamp(min=1)
-        weights_BL = weights_BL.to(vectors_BLD.dtype)
+        real_BL = mask_BL.to(vectors_BLD.dtype)
+        weights_BL = real_BL / real_BL.sum(1, keepdim=True).clamp(min=1)
         return (weights_BL[:, None, :] @ vectors_BLD).squeeze(1), weights_BL
 
     def _long(self, batch: Batch, query_BD: Tensor | None, table_VD: Tensor | None = None) -> Tensor:
