@@ -95,7 +95,7 @@ def _driven_user(user: Mapping[str, Any]) -> User:
         for name, found in drivers["long"].items()
         if found["top"]
     ]
-    summary = f"{plural(len(steps), 'step')} in the session; {_summary(user, 0)}"
+    summary = f"{plural(len(steps), 'step')} in the session; {_found(user)}"
     if drivers.get("gate") is not None:
         summary += f"; {drivers['gate']:.0%} of the vector from the session"
     title = "Long-term sets, the heaviest values of each"
@@ -130,12 +130,16 @@ def _heat_map(
 
 
 def _summary(user: Mapping[str, Any], active: int) -> str:
-    targets: Rows = user["targets"]
-    found = [row["rank"] for row in targets if row.get("rank") is not None]
     text = plural(len(user["history"]), "behaviour")
     if active:
         text += f", {plural(active, 'active interest')}"
-    text += f"; {len(found)} of {plural(len(targets), 'target')} found"
+    return f"{text}; {_found(user)}"
+
+
+def _found(user: Mapping[str, Any]) -> str:
+    targets: Rows = user["targets"]
+    found = [row["rank"] for row in targets if row.get("rank") is not None]
+    text = f"{len(found)} of {plural(len(targets), 'target')} found"
     return f"{text}, best at rank {min(found)}" if found else text
 
 
