@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-DEMO_RUN := jobs/runs/mind_completejourney_q1.toml
+DEMO_RUNS := mind sdm
 
 .PHONY: demo test setup check bench chaos clean
 
@@ -15,8 +15,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 demo: setup
-	$(BIN)/python jobs/pipeline.py --run $(DEMO_RUN) --out runs/demo/mind
-	$(BIN)/python jobs/report.py runs/demo/mind --out runs/demo
+	for model in $(DEMO_RUNS); do \
+		$(BIN)/python jobs/pipeline.py --run jobs/runs/$${model}_completejourney_q1.toml --out runs/demo/$$model || exit $$?; \
+	done
+	$(BIN)/python jobs/report.py $(DEMO_RUNS:%=runs/demo/%) --out runs/demo
 
 test: setup
 	$(BIN)/python -m pytest -m "not gpu and not chaos"

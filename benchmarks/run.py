@@ -45,6 +45,8 @@ BENCHMARKS = (
     Benchmark("train_mind_two_workers_vs_one", 1.6, True, 3, train.two_workers_vs_one),
     Benchmark("train_mind_two_workers_vs_one_each", 1.6, True, 3, train.two_workers_vs_one_each),
     Benchmark("train_mind_two_workers_vs_one_1024", 1.6, True, 3, train.two_workers_vs_one_small),
+    Benchmark("train_sdm_steady_vs_plain", 0.8, True, 3, train.sdm_steady_vs_plain),
+    Benchmark("train_sdm_panel_vs_plain", 0.8, True, 3, lambda: train.sdm_steady_vs_plain("panel")),
     Benchmark("train_mind_vs_torch_rechub", 5.0, True, 3, lambda: peers.against("torch_rechub")),
     Benchmark("train_mind_vs_deepmatch", 2.8, True, 3, lambda: peers.against("deepmatch")),
     Benchmark("search_exact_vs_faiss_flat", 2.5, True, 3, search.exact_vs_faiss_flat),

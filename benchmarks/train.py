@@ -1,4 +1,4 @@
-"""Training of MIND through raysys against the same model in a plain loop, and two workers against one.
+"""Training through raysys against the same model in a plain loop, and two workers against one.
 
 The log has as many users and items as MovieLens 1M. A plain loop has every batch of an epoch in memory as
 tensors before it starts, negatives with them; raysys reads, cuts, draws, logs and reports as it always does.
@@ -36,10 +36,7 @@ gender = {{}}
 age = {{}}
 occupation = {{}}
 zip = {{}}
-[model]
-name = "mind"
-num_interests = 4
-profile_features = []
+{model}
 [training]
 batch_size = {batch}
 epochs = {epochs}
@@ -51,47 +48,97 @@ workers = {workers}
 resources_per_worker = {{ CPU = 1 }}
 """
 
+MODELS = {
+    "mind": """
+[model]
+name = "mind"
+num_interests = 4
+profile_features = []
+""",
+    "sdm": """
+[data.items]
+path = "{log}/items.parquet"
+id = "item_id"
+[data.items.features]
+category = {{}}
+department = {{}}
+brand = {{}}
+shop = {{}}
+[session]
+last_n = 5
+long_term_s = 31536000
+long_term_max = 50
+[model]
+name = "sdm"
+long_features = ["item", "category", "department", "brand", "shop"]
+profile_features = ["gender", "age", "occupation", "zip"]
+""",
+}
+PANEL = ROOT / "jobs" / "runs" / "sdm_completejourney.toml"
+"""The run file of the full retail panel, whose data jobs/download.py fetches."""
+
 
 @cache
-def features() -> Path:
-    """Return the folder of a run whose features are prepared."""
-    out = DATA / "train"
-    log = write_log(DATA / "train-log", ROWS, USERS, num_items=ITEMS)
-    _job("prepare", run_file(log, workers=1), out)
+def features(model: str = "mind") -> Path:
+    """Return the folder of a run whose features are prepared; "panel" is SDM on the full retail panel."""
+    out = DATA / f"train-{model}"
+    if model != "panel":
+        write_log(DATA / "train-log", ROWS, USERS, num_items=ITEMS)
+    _job("prepare", run_file(model, workers=1), out)
     return out
 
 
-def run_file(log: Path, workers: int, epochs: int = 2, batch: int = BATCH) -> Path:
-    path = DATA / f"train-{workers}-{epochs}-{batch}.toml"
-    path.write_text(RUN.format(log=log, workers=workers, epochs=epochs, batch=batch))
+def run_file(model: str, workers: int, epochs: int = 2, batch: int = BATCH) -> Path:
+    """Write a run file and return it; of the panel it is the one of the project."""
+    if model == "panel":
+        return PANEL
+    log = DATA / "train-log"
+    path = DATA / f"train-{model}-{workers}-{epochs}-{batch}.toml"
+    own = MODELS[model].format(log=log)
+    path.write_text(RUN.format(log=log, workers=workers, epochs=epochs, batch=batch, model=own))
     return path
 
 
-def _job(name: str, run: Path, out: Path) -> None:
+def _job(name: str, run: Path, out: Path, overrides: Sequence[str] = ()) -> None:
     command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), "--run", str(run), "--out", str(out)]
+    for override in overrides:
+        command += ["--set", override]
     subprocess.run(command, capture_output=True, check=True)
 
 
-def trained(workers: int, batch: int = BATCH) -> tuple[float, float]:
+ONE_THREAD = (
+    "training.epochs=2",
+    "training.patience=0",
+    "training.valid_users=100",
+    "training.checkpoint_every_steps=100000",
+    "training.samples_per_user=60",
+    "cluster.workers=1",
+    "cluster.resources_per_worker={CPU=1}",
+)
+"""What the run of the panel is measured with: two epochs of a part of its samples, one worker."""
+
+
+def trained(workers: int, batch: int = BATCH, model: str = "mind") -> tuple[float, float]:
     """Return samples per second of the second epoch, and of the first one with its start.
 
     Args:
         workers: of one thread each.
         batch: samples of a step, those of all workers together.
+        model: of `MODELS`, or "panel".
     """
-    out = features()
+    out = features(model)
     for name in ("checkpoint", ".checkpoint.resume", "logs"):
         shutil.rmtree(out / name, ignore_errors=True)
-    _job("train", run_file(DATA / "train-log", workers, batch=batch), out)
+    _job("train", run_file(model, workers, batch=batch), out, ONE_THREAD if model == "panel" else ())
     curve = json.loads((out / "checkpoint" / "state.json").read_text())["curve"]
     first, second = curve[0], curve[1]
     steady = (second["samples"] - first["samples"]) / (second["train_s"] - first["train_s"])
     return steady, first["samples"] / first["train_s"]
 
 
-def plain() -> float:
+def plain(model: str = "mind") -> float:
     """Return samples per second of the plain loop with one thread, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.train", str(features())]
+    command = [sys.executable, "-m", "benchmarks.train", str(features(model)), model]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
@@ -152,12 +199,20 @@ def two_workers_vs_one_small() -> float:
     return two / one
 
 
-def setup(out: str, overrides: Sequence[str] = ()) -> tuple[Any, Any, Any]:
+def sdm_steady_vs_plain(model: str = "sdm") -> float:
+    """Return what `steady_vs_plain` does, for SDM with five long-term sets."""
+    steady, theirs = trained(1, model=model)[0], plain(model)
+    print(f"  raysys {steady:.0f} samples/s, plain loop {theirs:.0f}", flush=True)
+    return steady / theirs
+
+
+def setup(out: str, overrides: Sequence[str] = (), model: str = "mind") -> tuple[Any, Any, Any]:
     """Return the job of a run whose features are prepared, its catalog and a fresh model.
 
     Args:
         out: folder of the run.
         overrides: as `--set` takes them.
+        model: of `MODELS`, or "panel".
     """
     from raysys.distributed.loop import Job, catalog_of
     from raysys.manifest import read_manifest
@@ -166,14 +221,14 @@ def setup(out: str, overrides: Sequence[str] = ()) -> tuple[Any, Any, Any]:
     from raysys.storage import Folder
 
     folder = Folder(out)
-    run = load_run(str(run_file(DATA / "train-log", workers=1)), overrides)
+    run = load_run(str(run_file(model, workers=1)), overrides)
     manifest = read_manifest(folder / "features", "features", "prepare")
     job = Job(run, folder / "features", manifest, folder)
     catalog = catalog_of(job.features, manifest)
-    return job, catalog, build_model("mind", run.model, catalog, run.training.loss, 0)
+    return job, catalog, build_model(run.model_name, run.model, catalog, run.training.loss, 0)
 
 
-def main(out: str) -> None:
+def main(out: str, name: str) -> None:
     """Run the plain loop over one epoch and print its samples per second."""
     import torch
 
@@ -182,7 +237,7 @@ def main(out: str) -> None:
     from raysys.training import build_optimizer
 
     torch.set_num_threads(1)
-    job, catalog, model = setup(out)
+    job, catalog, model = setup(out, ONE_THREAD if name == "panel" else (), name)
     run = job.run
     optimizer = build_optimizer(model, run.training)
     sampler = NegativeSampler("popularity", catalog.item_counts, run.model.num_negatives)
@@ -204,4 +259,4 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

@@ -108,6 +108,7 @@ class Sdm(nn.Module):
             self.gate = Mlp(3 * dim, (), dim, seed=seed + 2)
         elif config.fusion == "concat":
             self.joined = Mlp(3 * dim, (), dim, seed=seed + 2)
+        self.set_query = Mlp(dim, (), dim, seed=seed + 4) if config.set_query == "session" else None
         self.latest = nn.Parameter(torch.ones(1)) if config.residual else None
 
     def _build_session(self, catalog: Catalog, seed: int) -> None:
@@ -217,9 +218,10 @@ class Sdm(nn.Module):
                 1, session.places, weights_BS * session.mask
             )
         if self.has_long:
+            asked_BD = self._query_of_sets(query_BD, short_BD)
             for name in self.config.long_features:
-                found[f"long_{name}"] = self._set(name, batch, query_BD)[1]
-            long_BD = self._long(batch, query_BD)
+                found[f"long_{name}"] = self._set(name, batch, asked_BD)[1]
+            long_BD = self._long(batch, asked_BD)
         if self.config.fusion == "gate":
             assert short_BD is not None
             assert long_BD is not None
@@ -263,7 +265,7 @@ class Sdm(nn.Module):
             else:
                 short, _ = self._short(session, query_BD)
         if self.has_long:
-            long = self._long(batch, query_BD, table_VD)
+            long = self._long(batch, self._query_of_sets(query_BD, short), table_VD)
         if self.latest is not None:
             items = _aligned(batch["short"])[0] if every else batch["short"][:, -1]
             latest = self.latest * self._vectors(items, table_VD)
@@ -308,6 +310,12 @@ class Sdm(nn.Module):
             return session.outputs
         assert query_BD is not None
         return attend_to_prefixes(query_BD, session.outputs, session.mask)
+
+    def _query_of_sets(self, query_BD: Tensor | None, short_BD: Tensor | None) -> Tensor | None:
+        """Return what weighs the values of the sets, (B, D)."""
+        if self.set_query is None or query_BD is None or short_BD is None:
+            return query_BD
+        return query_BD + self.set_query(short_BD)
 
     def _set(
         self, name: str, batch: Batch, query_BD: Tensor | None, table_VD: Tensor | None = None

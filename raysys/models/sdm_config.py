@@ -41,6 +41,9 @@ class SdmConfig:
     """Add the LSTM's output to what the self-attention makes of it. The paper: no."""
     user_attention: bool = True
     """Weigh session and sets by the profile vector; without it the last step and the plain mean answer."""
+    set_query: Literal["profile", "session"] = "profile"
+    """What weighs the values of the sets: the profile vector (the paper), or that plus a linear map of the
+    short term, so that the session decides what of the long term matters."""
     layer_norm: bool = False
     """Layer norm before and after the self-attention, as in the authors' program; not in the paper."""
     fusion: Literal["gate", "concat", "short", "long"] = "gate"
@@ -91,6 +94,13 @@ class SdmConfig:
         found = f"long_features: found {list(self.long_features)}"
         require(bool(self.long_features), f'{found}, expected one at least, such as ["item"]')
         require(len(set(self.long_features)) == len(self.long_features), f"{found}, expected each once")
+        both = self.user_attention and self.fusion in ("gate", "concat") and self.train_positions == "last"
+        require(
+            self.set_query == "profile" or both,
+            f'set_query: found "session" with fusion = "{self.fusion}", train_positions = '
+            f'"{self.train_positions}" and user_attention = {self.user_attention}; expected both terms, '
+            '"last" and true',
+        )
         every = self.train_positions == "every"
         require(
             not every or self.fusion != "long",

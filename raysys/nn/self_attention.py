@@ -95,10 +95,15 @@ class MultiHeadSelfAttention(nn.Module):
         rows, length, dim = x_BTD.shape
         parts = functional.linear(x_BTD, self.inner).reshape(rows, length, 3, self.num_heads, -1)
         query_BHTC, key_BHTC, value_BHTC = parts.permute(2, 0, 3, 1, 4)
-        logits_BHTT = (query_BHTC @ key_BHTC.transpose(2, 3)) * self.scale
-        seen = mask_BT[:, None, None, :]
+        itself_TT = torch.eye(length, dtype=torch.bool, device=mask_BT.device)
+        seen = (
+            mask_BT[:, None, None, :] | itself_TT
+        )  # a padded position sees itself: never nothing, never NaN
         if self.causal:
-            seen = seen & torch.ones(length, length, dtype=torch.bool, device=mask_BT.device).tril()
-        weights_BHTT = functional.dropout(masked_softmax(logits_BHTT, seen), self.dropout, self.training)
-        heads_BTD = (weights_BHTT @ value_BHTC).transpose(1, 2).reshape(rows, length, dim)
+            seen = seen & torch.ones_like(itself_TT).tril()
+        dropout = self.dropout if self.training else 0.0
+        attended_BHTC = functional.scaled_dot_product_attention(
+            query_BHTC, key_BHTC, value_BHTC, attn_mask=seen, dropout_p=dropout, scale=self.scale
+        )
+        heads_BTD = attended_BHTC.transpose(1, 2).reshape(rows, length, dim)
         return functional.linear(heads_BTD, self.output)

@@ -169,7 +169,10 @@ class Reference:
                 short = steps[-1] if steps else np.zeros(config.embedding_dim)
                 weights["short"] = [float(k == len(steps) - 1) for k in range(len(steps))]
         if config.fusion != "short":
-            long, sets = self.long(batch, row, query)
+            asked = (
+                query if config.set_query == "profile" else query + self._linear(self.model.set_query, short)
+            )
+            long, sets = self.long(batch, row, asked)
             weights |= {f"long_{name}": found for name, found in sets.items()}
         if config.fusion == "gate":
             gate = sigmoid(self._linear(self.model.gate, np.concatenate([short, query, long])))

@@ -25,7 +25,8 @@ VARIANTS = [
     {"self_attention": False, "layer_norm": True, "normalize": True, "temperature": 0.1},
     {"user_attention": False, "profile_features": ()},
     {"profile_features": (), "item_features": (), "residual": True},
-    {"fusion": "concat", "long_features": ("item",)},
+    {"fusion": "concat", "long_features": ("item",), "set_query": "session"},
+    {"set_query": "session", "lstm_layers": 2},
     {"fusion": "short", "event_features": ("store",)},
     {"fusion": "long", "long_features": ("cate", "tags")},
     {"fusion": "short", "user_attention": False},
@@ -204,6 +205,10 @@ def test_protocols():
         ({"hard_negatives": -1.0}, r"hard_negatives: found -1.0"),
         ({"long_features": ()}, r"long_features: found \[\], expected one at least"),
         ({"long_features": ("item", "item")}, r"long_features: .* expected each once"),
+        (
+            {"set_query": "session", "fusion": "short"},
+            r"set_query: found \"session\" with fusion = \"short\"",
+        ),
         ({"train_positions": "every", "fusion": "long"}, r"train_positions: found \"every\""),
     ],
 )
