@@ -17,7 +17,7 @@ from raysys.errors import ConfigError
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest, read_manifest
 from raysys.nn.embedding import select_features
-from raysys.retrieval.program import example_users, export_user_encoder, program_bytes
+from raysys.retrieval.program import example_users, export_user_encoder, free_columns, program_bytes
 from raysys.retrieval.vectors import encode_catalogue
 from raysys.run import RunConfig
 from raysys.schema import NUM_RESERVED, Schema
@@ -99,15 +99,16 @@ def export_program(run: RunConfig, out: Folder) -> Folder:
     known = Schema.from_table(read_manifest(out / "features", "features", "prepare").info["schema"]).of(
         "user"
     )
-    length = trained.shape.history_length
-    features = select_features(known, trained.shape.profile_features, "model.profile_features")
-    batch = example_users(features, length, trained.shape.times)
-    program = export_user_encoder(trained.model, batch, length)
+    shape = trained.shape
+    features = select_features(known, shape.profile_features, "model.profile_features")
+    batch = example_users(shape, features)
+    program = export_user_encoder(trained.model, batch, shape)
     with replacing(target) as staged:
         staged.write_bytes("user_encoder.pt2", program_bytes(program))
         info = {
-            "history_length": length,
+            "history_length": shape.history_length,
             "inputs": sorted(batch),
+            "columns": {name: columns.longest for columns in free_columns(shape) for name in columns.names},
             "vocabularies": trained.manifest.info["vocabularies"],
         }
         Manifest(kind=PROGRAM_KIND, config_digest="", parents=parents, info=info).write(staged)

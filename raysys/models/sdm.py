@@ -202,7 +202,8 @@ class Sdm(nn.Module):
     def encode_users(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the user vectors (B, 1, D) and active (B, 1) bool, which is True for everybody."""
         users_BD = self._users(batch)
-        return users_BD[:, None], torch.ones(len(users_BD), 1, dtype=torch.bool, device=users_BD.device)
+        # len() would fix the number of users of an exported program
+        return users_BD[:, None], users_BD.new_ones(users_BD.shape[0], 1, dtype=torch.bool)
 
     def fusion(self, batch: Batch) -> dict[str, Tensor]:
         """Return what drove the user vector: `short` (B, S) and `long_<name>` (B, L), the weights of what
@@ -251,7 +252,7 @@ class Sdm(nn.Module):
     def _query(self, batch: Batch) -> Tensor | None:
         """Return e_u, (B, D); None where nothing asks for it."""
         if self.learnt_query is not None:
-            return self.learnt_query.expand(len(batch["short"]), -1)
+            return self.learnt_query.expand(batch["short"].shape[0], -1)
         return self.query(self.profile(batch)) if self.query is not None else None
 
     def _users(self, batch: Batch, table_VD: Tensor | None = None, every: bool = False) -> Tensor:
@@ -384,8 +385,10 @@ def _slot(name: str) -> str:
 
 def _aligned(short_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a session left-aligned and without gaps: items, which are real, and where each stood, (B, S)."""
-    padded_BS = (short_BS == PADDING_IDX).to(torch.int64)
-    places_BS = padded_BS.argsort(dim=1, stable=True)  # dropped items leave gaps, which a shift would keep
+    columns = short_BS.shape[1]
+    # dropped items leave gaps, which a shift would keep; no two keys are equal, as ONNX has no stable sort
+    keys_BS = torch.arange(columns, device=short_BS.device) + columns * (short_BS == PADDING_IDX)
+    places_BS = keys_BS.argsort(dim=1)
     items_BS = short_BS.gather(1, places_BS)
     return items_BS, items_BS != PADDING_IDX, places_BS
 
