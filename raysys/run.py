@@ -82,6 +82,11 @@ class RunConfig:
             raise ConfigError("session.by_column: needs data.columns.session, which is not set")
         if self.split.target_events and "event" not in self.data.columns:
             raise ConfigError("split.target_events: needs data.columns.event, which is not set")
+        if self.split.target_events and getattr(self.model, "train_positions", "last") == "every":
+            raise ConfigError(
+                'model.train_positions: found "every" with split.target_events, under which the other events '
+                'of a session are no targets; expected "last"'
+            )
         for name in self.split.target_events:
             for key, kinds in (("keep", self.data.keep_events), ("known", self.data.known_events)):
                 if kinds and name not in kinds:

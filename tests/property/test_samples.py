@@ -305,14 +305,18 @@ def test_pairs_transitions_and_ratings_equal_the_slow_reference(drawn, session, 
             assert table == sorted(edges)
 
 
-@given(rows, sessions, splits, st.sampled_from([0, 1, 3]), st.integers(1, 4))
+@given(
+    rows, sessions, splits, st.sampled_from([0, 1, 3]), st.integers(1, 4), st.sampled_from([0, 0, 1, 2, 4, 7])
+)
 @few
-def test_session_and_long_term_equal_the_slow_reference_and_are_disjoint(drawn, session, split, last_n, most):
+def test_session_and_long_term_equal_the_slow_reference_and_are_disjoint(
+    drawn, session, split, last_n, most, reach
+):
     with tempfile.TemporaryDirectory() as folder:
         log = prepared(folder, drawn, session, split)
         own = {**session, "last_n": last_n, "long_term_max": most}
         shape = SampleShape(
-            history_length=0, session=SessionConfig(**own), event_features=("act",), times=True,
+            history_length=0, session=SessionConfig(**own), reach=reach, event_features=("act",), times=True,
             long_features=("item", "category", "tags", "event_act"),
         )  # fmt: skip
 
@@ -327,7 +331,8 @@ def test_session_and_long_term_equal_the_slow_reference_and_are_disjoint(drawn, 
 
         def check(batch, histories):
             assert "history" not in batch
-            for row, (line, seen) in enumerate(histories):
+            for row, (line, whole) in enumerate(histories):
+                seen = slow.within_reach(whole, reach)
                 short = slow.short_places(line, seen, own)
                 assert [i for i in batch["short"][row].tolist() if i] == log.items_of(line, short)
                 assert [i for i in batch["short_act"][row].tolist() if i] == log.acts_of(line, short)

@@ -96,6 +96,11 @@ def transitions(line):
     return [pair for group in groups(line, True) for pair in itertools.pairwise(group)]
 
 
+def within_reach(seen, reach):
+    """The latest `reach` places of a history, of which session and long-term sets are cut; 0: all."""
+    return seen[-reach:] if reach else seen
+
+
 def short_places(line, seen, session):
     """The latest session among the visible places, or the last n of them."""
     if session.get("last_n"):

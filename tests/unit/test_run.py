@@ -141,6 +141,14 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
             "model.hard_negatives: found 0.5 with training.loss = 'bpr', expected 0 or one of",
         ),
         ({"model": {"name": "mnid"}}, "model.name: "),
+        (
+            {
+                "model": {"name": "sdm", "train_positions": "every"},
+                "split": {"target_events": ["buy"]},
+                "data": {"columns": {"user": "u", "item": "i", "time": "t", "event": "e"}},
+            },
+            'model.train_positions: found "every" with split.target_events',
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(sections, message):

@@ -151,6 +151,8 @@ def test_no_event_at_all(kind):
         ({"kind": "ratings", "event_features": ("act",)}, "event_features: ratings samples have no history"),
         ({"kind": "sequence", "history_length": 0}, "a sequence needs at least 1"),
         ({"long_features": ("item",)}, "long_features: need the session's config"),
+        ({"reach": 5}, "reach: needs the session's config"),
+        ({"reach": -1}, "reach: found -1, expected >= 0"),
         ({"event_features": ("at",)}, "event_features: the name at is taken"),
     ],
 )

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from raysys.data.history import History, Sequences
 from raysys.data.samples import training_samples
 from raysys.data.sequences import SessionConfig, long_term_start
-from raysys.data.short_long import find_repeats, long_term_sets, short_and_long
+from raysys.data.shapes import SampleShape
+from raysys.data.short_long import find_repeats, long_term_sets, short_and_long, within_reach
 from raysys.data.splits import TRAIN, VALID
 
 
@@ -88,6 +89,53 @@ def test_hand_worked_sets_are_latest_last_and_distinct():
     assert long_term_sets(where, np.array([0]), find_repeats(np.array([7, 8, 7, 9, 9])), 5).tolist() == [
         [8, 7]
     ]
+
+
+@pytest.mark.parametrize(
+    ("reach", "short", "items", "stores"),
+    [
+        (0, [13, 14], [12, 11, 10], [3, 2, 4]),
+        (7, [13, 14], [12, 11, 10], [3, 2, 4]),
+        (6, [13, 14], [12, 11, 10], [3, 2, 4]),
+        (5, [13, 14], [12, 11, 10], [3, 2, 4]),
+        (4, [13, 14], [11, 10], [2, 4]),
+        (3, [13, 14], [10], [4]),
+        (2, [13, 14], [], []),
+        (1, [14], [], []),
+    ],
+)
+def test_session_and_sets_are_cut_from_the_latest_events(reach, short, items, stores):
+    """The user's six events before the target 15; another user's come before and after them."""
+    events = {
+        "item_idx": np.array([10, 11, 10, 12, 11, 10, 13, 14, 15, 10, 11]),
+        "event_store": np.array([9, 9, 2, 3, 2, 4, 5, 6, 7, 9, 9]),
+        "cut": np.array([0, 1, 0, 1, 2, 3, 4, 5, 6, 0, 1]),
+        "role": np.full(11, TRAIN, np.int8),
+        "session": np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0]),
+        "long_start": np.zeros(11, np.int64),
+    }
+    sequences = Sequences(pa.array(["u", "v", "w"]), np.array([0, 2, 9, 11]), events, {})
+    shape = SampleShape(
+        history_length=0, session=SessionConfig(), reach=reach, long_features=("item", "event_store")
+    )
+    samples = training_samples(sequences, shape)
+    row = samples.target.tolist().index(15)
+    batch = samples.batch(np.array([row]))
+    found = [[v for v in batch[name][0] if v] for name in ("short", "long_item", "long_event_store")]
+    assert found == [short, items, stores]
+
+
+def test_the_reach_never_lengthens_a_range():
+    events = {"session": np.array([0, 0, 1, 1, 2]), "long_start": np.array([0, 0, 1, 1, 2])}
+    history = History(events, np.array([0, 0, 0]), np.array([0, 3, 5]), np.zeros(3, np.int64))
+    where = short_and_long(history, SessionConfig())
+    for reach in (0, 5, 100):
+        found = within_reach(where, reach)
+        for name in ("short_start", "short_stop", "long_start"):
+            assert getattr(found, name).tolist() == getattr(where, name).tolist()
+    near = within_reach(where, 1)
+    assert near.short_start.tolist() == near.long_start.tolist() == [0, 2, 4]
+    assert near.short_stop.tolist() == [0, 3, 5]
 
 
 @pytest.mark.parametrize("reach", [780, 779])

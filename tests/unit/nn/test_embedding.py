@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raysys.errors import ConfigError
-from raysys.nn.embedding import ItemEncoder, ProfileEncoder, seeded_normal, unit_length
+from raysys.nn.embedding import ConcatItemEncoder, ItemEncoder, ProfileEncoder, seeded_normal, unit_length
 from raysys.schema import Feature
 from tests.reference import mind as reference
 from tests.reference.world import NUM_ITEMS, small_batch, small_catalog
@@ -126,6 +126,92 @@ def test_start_has_the_stated_spread():
     assert ItemEncoder(catalog, 64).item[1:].std().item() == pytest.approx(1 / math.sqrt(64), rel=0.02)
     assert ItemEncoder(catalog, 64, std=0.5).item[1:].std().item() == pytest.approx(0.5, rel=0.02)
     assert seeded_normal((64_000,), 2.0, 0, "x").std().item() == pytest.approx(2.0, rel=0.02)
+
+
+def reference_concat(encoder, catalog):
+    """W [e_id; e_f1; ...] item by item: lists as their mean, missing values as zeros."""
+    own, items = encoder.item.detach().numpy(), [np.zeros(encoder.item.shape[1])]
+    for j in range(1, catalog.num_items):
+        parts = [own[j]]
+        for feature in encoder.features:
+            table = getattr(encoder, "feature_" + feature.name.replace(".", "__")).detach().numpy()
+            value, nothing = catalog.item_values[feature.name][j], np.zeros_like(own[j])
+            if feature.kind == "number":
+                parts.append(nothing if math.isnan(value) else float(value) * table)
+            elif feature.kind == "id":
+                parts.append(table[value] if value else nothing)
+            else:
+                real = [table[v] for v in value if v]
+                parts.append(sum(real) / len(real) if real else nothing)
+        joined = np.concatenate(parts)
+        items.append(encoder.projection.detach().numpy() @ joined if encoder.features else joined)
+    return np.array(items)
+
+
+@pytest.mark.parametrize("names", [None, ("*",), (), ("tags",), ("price.usd", "cate")])
+def test_concatenated_items_equal_the_reference(names):
+    catalog = small_catalog()
+    catalog.item_values["price.usd"][6] = np.nan
+    catalog.item_values["cate"][5:7] = [0, 1]
+    encoder = ConcatItemEncoder(catalog, 6, item_features=names, seed=1).double()
+    expected = reference_concat(encoder, catalog)
+    np.testing.assert_allclose(encoder.table().detach().numpy(), expected, atol=1e-12)
+    item_idx = torch.tensor([[0, 5, 4], [1, 6, 23]])
+    np.testing.assert_allclose(encoder(item_idx).detach().numpy(), expected[item_idx], atol=1e-12)
+
+
+def test_concatenated_padding_is_zero_and_gets_no_gradient():
+    catalog = small_catalog()
+    catalog.item_values["cate"][0] = 3
+    catalog.item_values["price.usd"][0] = 9.0
+    encoder = ConcatItemEncoder(catalog, 4)
+    assert encoder.table()[0].abs().sum() == 0
+    encoder(torch.tensor([0, 0])).square().sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in encoder.parameters())
+    encoder(torch.arange(NUM_ITEMS)).square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+    assert not encoder.item.grad[0].any()
+    assert not encoder.of_feature("cate").grad[0].any()
+
+
+def test_concatenated_numbers_that_are_missing_give_zeros_and_finite_gradients():
+    catalog = small_catalog()
+    catalog.item_values["price.usd"][6] = np.nan
+    encoder = ConcatItemEncoder(catalog, 4, item_features=("price.usd",))
+    vectors = encoder(torch.tensor([6]))
+    torch.testing.assert_close(vectors[0], encoder.projection[:, :4] @ encoder.item[6])
+    vectors.sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in encoder.parameters())
+
+
+def test_the_projection_starts_near_the_items_own_part():
+    """Numbers off the identity have the stated spread; the standard error over 16,384 draws is 0.6 %."""
+    encoder = ConcatItemEncoder(small_catalog(), 64, seed=1)
+    assert encoder.projection is not None
+    off = encoder.projection.detach() - torch.cat([torch.eye(64), torch.zeros(64, 192)], dim=1)
+    assert off.std().item() == pytest.approx(0.5 / math.sqrt(256), rel=0.03)
+    assert ConcatItemEncoder(small_catalog(), 64, item_features=()).projection is None
+
+
+def test_concatenated_start_depends_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = ConcatItemEncoder(small_catalog(), 8, seed=5)
+    torch.manual_seed(2)
+    same, other = ConcatItemEncoder(small_catalog(), 8, seed=5), ConcatItemEncoder(small_catalog(), 8, seed=6)
+    names = ["feature_cate", "feature_price__usd", "feature_tags", "item", "projection"]
+    assert sorted(first.state_dict()) == names
+    for name in names:
+        assert torch.equal(first.get_parameter(name), same.get_parameter(name))
+        assert not torch.equal(first.get_parameter(name), other.get_parameter(name))
+    assert first.of_feature("price.usd") is first.feature_price__usd
+
+
+def test_concatenated_features_of_other_names_are_refused():
+    with pytest.raises(ConfigError, match=r"item_features: no feature 'cates' .* did you mean cate\?"):
+        ConcatItemEncoder(small_catalog(), 4, item_features=("cates",))
 
 
 def test_profile_concatenates_its_features():
