@@ -82,11 +82,18 @@ class RunConfig:
             raise ConfigError("session.by_column: needs data.columns.session, which is not set")
         if self.split.target_events and "event" not in self.data.columns:
             raise ConfigError("split.target_events: needs data.columns.event, which is not set")
-        if self.split.target_events and getattr(self.model, "train_positions", "last") == "every":
-            raise ConfigError(
-                'model.train_positions: found "every" with split.target_events, under which the other events '
-                'of a session are no targets; expected "last"'
-            )
+        if getattr(self.model, "train_positions", "last") == "every":
+            found = 'model.train_positions: found "every" with'
+            if self.split.target_events:
+                raise ConfigError(
+                    f"{found} split.target_events, under which the other events of a session are no targets; "
+                    'expected "last"'
+                )
+            if self.split.unit == "session":
+                raise ConfigError(
+                    f'{found} split.unit = "session", under which nothing of a session is shown to its events; '
+                    'expected "last"'
+                )
         for name in self.split.target_events:
             for key, kinds in (("keep", self.data.keep_events), ("known", self.data.known_events)):
                 if kinds and name not in kinds:

@@ -149,6 +149,10 @@ def test_a_run_needs_a_log_its_columns_and_a_model():
             },
             'model.train_positions: found "every" with split.target_events',
         ),
+        (
+            {"model": {"name": "sdm", "train_positions": "every"}, "split": {"unit": "session"}},
+            'model.train_positions: found "every" with split.unit = "session"',
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(sections, message):
