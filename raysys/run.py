@@ -91,7 +91,7 @@ class RunConfig:
                 )
             if self.split.unit == "session":
                 raise ConfigError(
-                    f'{found} split.unit = "session", under which nothing of a session is shown to its events; '
+                    f'{found} split.unit = "session", under which a session is not shown to its own events; '
                     'expected "last"'
                 )
         for name in self.split.target_events:
