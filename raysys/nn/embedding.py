@@ -216,19 +216,21 @@ class ConcatItemEncoder(nn.Module):
     def _project(self, own: Tensor, item_idx: Tensor | None) -> Tensor:
         if self.projection is None:
             return own
-        parts = [own]
-        for feature in self.features:
-            parameter = getattr(self, _slot(feature.name))
+        # W [e; f; ...] = W_e e + W_f f + ...: a feature's few rows are mapped once, not at every slot.
+        first, *others = self.projection.split(own.shape[-1], dim=1)
+        total = nn.functional.linear(own, first)
+        for feature, part in zip(self.features, others, strict=True):
+            mapped = nn.functional.linear(getattr(self, _slot(feature.name)), part)
             values = getattr(self, "values_" + _slot(feature.name))
             values = values if item_idx is None else values[item_idx]
             if feature.kind == "number":
                 # the padding item's value is 0, so its part is zero like the others
-                parts.append(torch.nan_to_num(values)[..., None] * parameter)
+                total = total + torch.nan_to_num(values)[..., None] * mapped
             elif feature.kind == "id":
-                parts.append(look_up(values, parameter))
+                total = total + look_up(values, mapped)
             else:
-                parts.append(_mean_of_values(values, parameter))
-        return nn.functional.linear(torch.cat(parts, dim=-1), self.projection)
+                total = total + _mean_of_values(values, mapped)
+        return total
 
 
 class ProfileEncoder(nn.Module):
