@@ -328,7 +328,6 @@ class Sdm(nn.Module):
             vectors_BLD = self._vectors(values_BL, table_VD)
         else:
             vectors_BLD = look_up(values_BL, self._table(name))
-        vectors_BLD = self._drop(vectors_BLD)
         if self.config.user_attention:
             assert query_BD is not None
             return attend(query_BD, vectors_BLD, mask_BL)
@@ -339,7 +338,7 @@ class Sdm(nn.Module):
     def _long(self, batch: Batch, query_BD: Tensor | None, table_VD: Tensor | None = None) -> Tensor:
         """Return p, (B, D)."""
         sets = [self._set(name, batch, query_BD, table_VD)[0] for name in self.config.long_features]
-        return torch.tanh(self.long(torch.cat(sets, dim=1)))
+        return torch.tanh(self.long(self._drop(torch.cat(sets, dim=1))))
 
     def _gate(self, query_BD: Tensor, short: Tensor, long_BD: Tensor) -> Tensor:
         """Return G, shaped like the short term: (B, D) or (B, S, D)."""

@@ -56,7 +56,8 @@ class SdmConfig:
     residual: bool = False
     """Add the latest item's vector, weighed by a learnt number, to the user vector. The paper: no."""
     dropout: float = 0.0
-    """Probability of dropping a number of the session's inputs and outputs and of the sets, in [0, 1)."""
+    """Probability of dropping a number of the session's inputs and outputs and of what the sets give, in
+    [0, 1)."""
     history_dropout: float = 0.0
     """Probability of dropping an item of the session, but for the latest, or of a set, in training."""
     num_negatives: int = 512
