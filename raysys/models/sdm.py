@@ -176,9 +176,8 @@ class Sdm(nn.Module):
         else:
             target_R, row_R, weight_R = real_targets(batch["target"])
         negatives_N = batch["negatives"] if self.loss in WITH_NEGATIVES else target_R[:0]
-        scored = scored_items(
-            self.items, self._scale, self.loss, target_R, negatives_N, batch["short"].numel()
-        )
+        slots = sum(batch[name].numel() for name in ("short", "long_item") if name in batch)
+        scored = scored_items(self.items, self._scale, self.loss, target_R, negatives_N, slots)
         users = self._users(batch, scored.encoded, every)
         loss = training_loss(
             self.loss,
