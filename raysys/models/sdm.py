@@ -21,7 +21,7 @@ file or the preset sets them.
 Shape suffixes: B batch, S session, L set, T either, V catalogue, D vector, R targets of the batch.
 """
 
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,31 +37,12 @@ from raysys.nn.embedding import ConcatItemEncoder, ProfileEncoder, embedding_tab
 from raysys.nn.lookup import look_up
 from raysys.nn.loss_inputs import WITH_NEGATIVES, LossName
 from raysys.nn.losses import training_loss
-from raysys.nn.lstm import LstmLayers
 from raysys.nn.mlp import Mlp
 from raysys.nn.scored_items import real_targets, scored_items
-from raysys.nn.self_attention import MultiHeadSelfAttention, attend, attend_to_prefixes
-from raysys.schema import NUM_RESERVED, PADDING_IDX, Feature
-
-
-class Session(NamedTuple):
-    """A left-aligned session: outputs (B, S, D), which steps are real (B, S), their item_idx (B, S) and where
-    each stood in the batch (B, S)."""
-
-    outputs: Tensor
-    mask: Tensor
-    items: Tensor
-    places: Tensor
-
-
-class Steps(NamedTuple):
-    """Steps with targets: which are used (B, S), X of them; the targets (R,), for each its row among the X,
-    and its weight."""
-
-    used: Tensor
-    targets: Tensor
-    rows: Tensor
-    weights: Tensor
+from raysys.nn.self_attention import attend, attend_to_prefixes
+from raysys.nn.session import Session, SessionEncoder, left_aligned
+from raysys.nn.steps import Steps, steps_with_targets, targets_of_steps
+from raysys.schema import PADDING_IDX, Feature
 
 
 class Sdm(nn.Module):
@@ -118,21 +99,18 @@ class Sdm(nn.Module):
         self.joint = None
         if config.event_features:
             self.joint = Mlp(dim * (1 + len(config.event_features)), (), dim, seed=seed + 3)
-        self.lstm = LstmLayers(
-            dim, config.lstm_layers, num_residual=config.lstm_residual, dropout=config.dropout, seed=seed
+        self.session = SessionEncoder(
+            dim,
+            num_layers=config.lstm_layers,
+            num_residual=config.lstm_residual,
+            num_heads=config.num_heads if config.self_attention else 0,
+            scaled=config.scaled_attention,
+            causal=config.train_positions == "every",
+            residual=config.attention_residual,
+            layer_norm=config.layer_norm,
+            dropout=config.dropout,
+            seed=seed,
         )
-        self.heads = None
-        if config.self_attention:
-            self.heads = MultiHeadSelfAttention(
-                dim,
-                config.num_heads,
-                scaled=config.scaled_attention,
-                causal=config.train_positions == "every",
-                dropout=config.dropout,
-                seed=seed,
-            )
-        norms = config.layer_norm * (1 + config.self_attention)
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(norms))
 
     def _start_from_items(self) -> None:
         """Let the long term start near the mean of its items: who bought something is near it at once."""
@@ -171,7 +149,7 @@ class Sdm(nn.Module):
         every = self.config.train_positions == "every"
         steps: Steps | None = None
         if every:
-            steps = _steps(_targets_of_steps(batch["short"], batch["target"]))
+            steps = steps_with_targets(targets_of_steps(batch["short"], batch["target"]))
             target_R, row_R, weight_R = steps.targets, steps.rows, steps.weights
         else:
             target_R, row_R, weight_R = real_targets(batch["target"])
@@ -267,7 +245,7 @@ class Sdm(nn.Module):
         if self.has_long:
             long = self._long(batch, self._query_of_sets(query_BD, short), table_VD)
         if self.latest is not None:
-            items = _aligned(batch["short"])[0] if every else batch["short"][:, -1]
+            items = left_aligned(batch["short"])[0] if every else batch["short"][:, -1]
             latest = self.latest * self._vectors(items, table_VD)
         user = self._fuse(query_BD, short, long, every)
         return self._scale(user if latest is None else user + latest)
@@ -276,7 +254,7 @@ class Sdm(nn.Module):
         return self.items(item_idx) if table_VD is None else look_up(item_idx, table_VD)
 
     def _session(self, batch: Batch, table_VD: Tensor | None = None) -> Session:
-        items_BS, mask_BS, places_BS = _aligned(batch["short"])
+        items_BS, mask_BS, places_BS = left_aligned(batch["short"])
         x_BSD = self._vectors(items_BS, table_VD)
         if self.joint is not None:
             parts = [x_BSD]
@@ -284,15 +262,7 @@ class Sdm(nn.Module):
                 values_BS = batch[f"short_{name}"].gather(1, places_BS).masked_fill(~mask_BS, PADDING_IDX)
                 parts.append(look_up(values_BS, self._table(EVENT + name)))
             x_BSD = self.joint(torch.cat(parts, dim=2))
-        h_BSD = self.lstm(self._drop(x_BSD))
-        if self.config.layer_norm:
-            h_BSD = self.norms[0](h_BSD)
-        if self.heads is not None:
-            attended_BSD = self.heads(h_BSD, mask_BS)
-            h_BSD = h_BSD + attended_BSD if self.config.attention_residual else attended_BSD
-            if self.config.layer_norm:
-                h_BSD = self.norms[1](h_BSD)
-        return Session(self._drop(h_BSD), mask_BS, items_BS, places_BS)
+        return Session(self.session(x_BSD, mask_BS), mask_BS, items_BS, places_BS)
 
     def _short(self, session: Session, query_BD: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return s (B, D), zero for an empty session, and the weights of the steps (B, S)."""
@@ -379,45 +349,3 @@ def _known_feature(catalog: Catalog, name: str) -> Feature | None:
 
 def _slot(name: str) -> str:
     return name.replace(".", "__")  # torch allows no dots in the names of parameters
-
-
-def _aligned(short_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a session left-aligned and without gaps: items, which are real, and where each stood, (B, S)."""
-    columns = short_BS.shape[1]
-    # dropped items leave gaps, which a shift would keep; no two keys are equal, as ONNX has no stable sort
-    keys_BS = torch.arange(columns, device=short_BS.device) + columns * (short_BS == PADDING_IDX)
-    places_BS = keys_BS.argsort(dim=1)
-    items_BS = short_BS.gather(1, places_BS)
-    return items_BS, items_BS != PADDING_IDX, places_BS
-
-
-def _targets_of_steps(short_BS: Tensor, target: Tensor) -> Tensor:
-    """Return the next n items of every step of the left-aligned session, (B, S, n), 0 where there are none.
-
-    Those of the last step are the targets of the batch, those of an earlier one begin within the session. A
-    user without a session has those of the batch at the first step.
-    """
-    items_BS, mask_BS, _ = _aligned(short_BS)
-    target_Bn = target[:, None] if target.dim() == 1 else target
-    rows, columns = items_BS.shape
-    wanted = target_Bn.shape[1]
-    length_B1 = mask_BS.sum(1, keepdim=True).clamp(min=1)
-    joined = torch.zeros(rows, columns + wanted, dtype=torch.int64, device=target.device)
-    joined[:, :columns] = items_BS
-    joined.scatter_(1, length_B1 + torch.arange(wanted, device=target.device), target_Bn)
-    steps_BSn = joined.unfold(1, wanted, 1)[:, 1 : columns + 1]
-    used_BS = torch.arange(columns, device=target.device) < length_B1
-    return steps_BSn.masked_fill(~used_BS[:, :, None], PADDING_IDX)
-
-
-def _steps(target_BSn: Tensor) -> Steps:
-    """Return the targets of all steps; a row of the batch weighs 1 / B, in equal parts over its targets.
-
-    An unknown item is part of a session and no target.
-    """
-    real = target_BSn >= NUM_RESERVED
-    used_BS = real.any(2)
-    number_BS = used_BS.reshape(-1).cumsum(0).reshape(used_BS.shape) - 1
-    row_R, step_R, _ = real.nonzero(as_tuple=True)
-    weight_R = 1.0 / (real.sum((1, 2))[row_R] * len(target_BSn))
-    return Steps(used_BS, target_BSn[real], number_BS[row_R, step_R], weight_R)

@@ -121,17 +121,17 @@ class Reference:
                        for n in config.event_features]  # fmt: skip
                 x = self._linear(model.joint, np.concatenate([x, *own]))
             inputs.append(x)
-        for number, layer in enumerate(model.lstm.layers):
+        for number, layer in enumerate(model.session.lstm.layers):
             bias = array(layer.bias_ih_l0) + array(layer.bias_hh_l0)
             outputs = lstm(inputs, array(layer.weight_ih_l0), array(layer.weight_hh_l0), bias)
             if number >= config.lstm_layers - config.lstm_residual:
                 outputs = [x + h for x, h in zip(inputs, outputs, strict=True)]
             inputs = outputs
-        norms = [(array(norm.weight), array(norm.bias)) for norm in model.norms]
+        norms = [(array(norm.weight), array(norm.bias)) for norm in model.session.norms]
         if config.layer_norm:
             inputs = [layer_norm(h, *norms[0]) for h in inputs]
         if config.self_attention:
-            heads, causal = model.heads, config.train_positions == "every"
+            heads, causal = model.session.heads, config.train_positions == "every"
             found = self_attention(inputs, array(heads.inner), array(heads.output), config.num_heads,
                                    config.scaled_attention, causal)  # fmt: skip
             if config.attention_residual:

@@ -13,6 +13,7 @@ concerned written again (`*_again`), and fails for the same code with the mistak
 """
 
 import math
+from contextlib import contextmanager
 from functools import partial
 from unittest import mock
 
@@ -23,6 +24,7 @@ from torch.nn import functional
 
 from raysys.models import sdm
 from raysys.models.sdm_config import SdmConfig
+from raysys.nn import session
 from raysys.nn.embedding import unit_length
 from raysys.nn.self_attention import MultiHeadSelfAttention
 from raysys.retrieval.index import ExactIndex
@@ -129,16 +131,18 @@ class Again(sdm.Sdm):
         return (unit_length(vectors) if self.mistake == "cosine in the index" else vectors), active
 
 
+@contextmanager
 def planted(mistake):
-    """Return a context in which the functions written again are those of the package."""
+    """Put the functions written again in the place of those of the package, inside the block."""
     again = {
         "attend": partial(attend_again, mistake),
         "attend_to_prefixes": partial(prefixes_again, mistake),
-        "_targets_of_steps": partial(targets_again, mistake),
-        "MultiHeadSelfAttention": type("Heads", (HeadsAgain,), {"mistake": mistake}),
+        "targets_of_steps": partial(targets_again, mistake),
         "Sdm": type("Sdm", (Again,), {"mistake": mistake}),
     }
-    return mock.patch.multiple(sdm, **again)
+    heads = type("Heads", (HeadsAgain,), {"mistake": mistake})
+    with mock.patch.multiple(sdm, **again), mock.patch.object(session, "MultiHeadSelfAttention", heads):
+        yield
 
 
 def fails_with(check, *mistakes):
