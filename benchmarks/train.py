@@ -40,6 +40,7 @@ zip = {{}}
 [training]
 batch_size = {batch}
 epochs = {epochs}
+samples_per_user = {samples}
 patience = 0
 valid_users = 100
 checkpoint_every_steps = 100000
@@ -74,6 +75,8 @@ long_features = ["item", "category", "department", "brand", "shop"]
 profile_features = ["gender", "age", "occupation", "zip"]
 """,
 }
+SAMPLES = {"mind": 0, "sdm": 20}
+"""Training samples of a user in an epoch; 0: all. A step of SDM takes several times as long."""
 PANEL = ROOT / "jobs" / "runs" / "sdm_completejourney.toml"
 """The run file of the full retail panel, whose data jobs/download.py fetches."""
 
@@ -95,7 +98,9 @@ def run_file(model: str, workers: int, epochs: int = 2, batch: int = BATCH) -> P
     log = DATA / "train-log"
     path = DATA / f"train-{model}-{workers}-{epochs}-{batch}.toml"
     own = MODELS[model].format(log=log)
-    path.write_text(RUN.format(log=log, workers=workers, epochs=epochs, batch=batch, model=own))
+    samples = SAMPLES[model]
+    text = RUN.format(log=log, workers=workers, epochs=epochs, batch=batch, model=own, samples=samples)
+    path.write_text(text)
     return path
 
 
@@ -111,7 +116,7 @@ ONE_THREAD = (
     "training.patience=0",
     "training.valid_users=100",
     "training.checkpoint_every_steps=100000",
-    "training.samples_per_user=60",
+    "training.samples_per_user=20",
     "cluster.workers=1",
     "cluster.resources_per_worker={CPU=1}",
 )
