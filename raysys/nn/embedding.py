@@ -80,6 +80,26 @@ def _slot(name: str) -> str:
     return "feature_" + name.replace(".", "__")  # torch allows no dots in the names of parameters
 
 
+def _add_item_tables(
+    module: nn.Module,
+    catalog: Catalog,
+    features: Sequence[Feature],
+    dim: int,
+    std: float | None,
+    seed: int,
+) -> None:
+    """Give a module the table of the items, `item`, that of every feature, and the items' values of these."""
+    std = 1.0 / math.sqrt(dim) if std is None else std
+    item = seeded_normal((catalog.num_items, dim), std, seed, "item_idx")
+    item[PADDING_IDX] = 0.0
+    module.register_parameter("item", nn.Parameter(item))
+    for feature in features:
+        module.register_parameter(_slot(feature.name), embedding_table(feature, dim, std, seed))
+        values = np.array(catalog.item_values[feature.name])
+        values[PADDING_IDX] = 0
+        module.register_buffer("values_" + _slot(feature.name), torch.from_numpy(values), persistent=False)
+
+
 class ItemEncoder(nn.Module):
     """Item vectors: the mean of the item's own embedding and the embeddings of its side features.
 
@@ -112,17 +132,9 @@ class ItemEncoder(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        std = 1.0 / math.sqrt(embedding_dim) if std is None else std
         self.num_items = catalog.num_items
         self.features = select_features(catalog.item_features, item_features, "item_features")
-        item = seeded_normal((catalog.num_items, embedding_dim), std, seed, "item_idx")
-        item[PADDING_IDX] = 0.0
-        self.item = nn.Parameter(item)
-        for feature in self.features:
-            self.register_parameter(_slot(feature.name), embedding_table(feature, embedding_dim, std, seed))
-            values = np.array(catalog.item_values[feature.name])
-            values[PADDING_IDX] = 0
-            self.register_buffer("values_" + _slot(feature.name), torch.from_numpy(values), persistent=False)
+        _add_item_tables(self, catalog, self.features, embedding_dim, std, seed)
 
     def forward(self, item_idx: Tensor) -> Tensor:
         """(...) int64 -> (..., D); zero at padding."""
@@ -183,17 +195,9 @@ class ConcatItemEncoder(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        std = 1.0 / math.sqrt(embedding_dim) if std is None else std
         self.num_items = catalog.num_items
         self.features = select_features(catalog.item_features, item_features, "item_features")
-        item = seeded_normal((catalog.num_items, embedding_dim), std, seed, "item_idx")
-        item[PADDING_IDX] = 0.0
-        self.item = nn.Parameter(item)
-        for feature in self.features:
-            self.register_parameter(_slot(feature.name), embedding_table(feature, embedding_dim, std, seed))
-            values = np.array(catalog.item_values[feature.name])
-            values[PADDING_IDX] = 0
-            self.register_buffer("values_" + _slot(feature.name), torch.from_numpy(values), persistent=False)
+        _add_item_tables(self, catalog, self.features, embedding_dim, std, seed)
         self.projection = None
         if self.features:
             shape = (embedding_dim, (1 + len(self.features)) * embedding_dim)
