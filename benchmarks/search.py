@@ -73,7 +73,7 @@ def sharded(config: dict[str, str]) -> Iterator[Any]:
 
     from raysys.distributed.cluster import connect
     from raysys.distributed.index import ShardActor, ShardedIndex
-    from raysys.retrieval.index import IndexConfig, build_index
+    from raysys.retrieval.index import IndexConfig, build_index, load_index
     from raysys.run import ClusterConfig
     from raysys.storage import Folder
 
@@ -84,11 +84,7 @@ def sharded(config: dict[str, str]) -> Iterator[Any]:
     empty.train(items[::8])
     empty.save(folder, "empty")
     for number in range(2):
-        index = build_index(IndexConfig(**config), "inner_product", DIM)
-        if not index.is_trained:
-            from raysys.retrieval.index import load_index
-
-            index = load_index(folder, "empty")
+        index = load_index(folder, "empty")
         start = number * half
         index.add(np.arange(start + 2, start + half + 2), items[start : start + half])
         index.save(folder, f"half-{number}")

@@ -77,23 +77,11 @@ class RunConfig:
                 f"({workers}), because the batch size is global"
             )
         if self.learns_by == "gradient":
-            self.model.check_loss(self.training.loss)
+            self.model.check(self.training.loss, self.split)
         if self.session.by_column and "session" not in self.data.columns:
             raise ConfigError("session.by_column: needs data.columns.session, which is not set")
         if self.split.target_events and "event" not in self.data.columns:
             raise ConfigError("split.target_events: needs data.columns.event, which is not set")
-        if getattr(self.model, "train_positions", "last") == "every":
-            found = 'model.train_positions: found "every" with'
-            if self.split.target_events:
-                raise ConfigError(
-                    f"{found} split.target_events, under which the other events of a session are no targets; "
-                    'expected "last"'
-                )
-            if self.split.unit == "session":
-                raise ConfigError(
-                    f'{found} split.unit = "session", under which a session is not shown to its own events; '
-                    'expected "last"'
-                )
         for name in self.split.target_events:
             for key, kinds in (("keep", self.data.keep_events), ("known", self.data.known_events)):
                 if kinds and name not in kinds:

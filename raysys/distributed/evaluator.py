@@ -15,12 +15,12 @@ from raysys import config as configuration
 from raysys.data.parquet import join_tables
 from raysys.data.queries import read_queries
 from raysys.distributed.checkpoints import KIND as CHECKPOINT
-from raysys.distributed.checkpoints import Trained, load_trained
+from raysys.distributed.checkpoints import Trained, catalog_of, load_trained
 from raysys.distributed.cluster import run_tasks
 from raysys.distributed.explain import describe_interests, explain_users
 from raysys.distributed.index import KIND as INDEX
 from raysys.distributed.index import ShardedIndex, open_index
-from raysys.distributed.measure import Job, Measured, measure_part, trained_run
+from raysys.distributed.measure import Job, Measured, item_categories, measure_part, trained_run
 from raysys.distributed.tables import KIND as TABLE
 from raysys.distributed.tables import is_table, open_table, table_figures
 from raysys.distributed.validation import local_index, ragged_rows, retrieve
@@ -42,13 +42,15 @@ CONTENT = 5
 """Version of what an evaluation holds; a folder of another one is measured again."""
 RECALL_SAMPLE = 512
 TASK_CPUS = 0.5
-"""Of a task: half its time it waits for the shards, which hold the other half of the cluster's CPUs."""
+"""Of a task that asks shards: half its time it waits for them, and they hold the other half of the cluster's
+CPUs."""
 
 
 def evaluate(run: RunConfig, out: Folder) -> Folder:
     """Measure the model on the held-out part and write `evaluation/`.
 
     Raises:
+        ConfigError: `evaluation.diversity_category` is no categorical item feature.
         ManifestError: a stage before this one is missing, or checkpoint, index and features do not belong
         together.
         RetrievalError: a shard of the index stays away.
@@ -67,6 +69,9 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
     if found and found.matches(digest, parents):
         logger.info(fields(evaluation="unchanged", path=target.uri))
         return target
+    category = run.evaluation.diversity_category
+    if category:  # a wrong name is told before anything is measured
+        item_categories(catalog_of(out / "features", manifests["features"]), category)
     trained = load_trained(out / "checkpoint", out / "features")
     index, index_manifest = (
         open_table(out / TABLE) if answers == TABLE else open_index(out / INDEX, run.index.replicas)
@@ -75,7 +80,8 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
         with replacing(target) as staged:
             job = Job(run, out, staged, index)
             parts = sorted(manifests["features"].info["part_events"])
-            measured = run_tasks(measure_part, parts, job, cpus=TASK_CPUS, progress="evaluate")
+            cpus = TASK_CPUS if isinstance(index, ShardedIndex) else 1
+            measured = run_tasks(measure_part, parts, job, cpus=cpus, progress="evaluate")
             merged = _merge(measured)
             figures = _index_figures(run, out, trained, index, index_manifest, merged)
             results = _results(run, manifests, merged, figures)

@@ -46,14 +46,14 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
     names = item_names(features)
     parts = sorted(manifest.info["part_events"])
     catalog, shown = catalog_of(features, manifest), list[dict[str, Any]]()
+    shown_history = trained.shape.history_length or SHOWN_HISTORY
+    timed = dataclasses.replace(trained.shape, times=True, history_length=shown_history)
+    labels = set_labels(trained, features, names)
     for part in parts:
-        shown_history = trained.shape.history_length or SHOWN_HISTORY
-        timed = dataclasses.replace(trained.shape, times=True, history_length=shown_history)
         queries = read_queries(features, part, run.evaluation.part, timed)
         long_enough = queries.history.stop - queries.history.start >= MIN_HISTORY
         order = np.argsort(hash_text(queries.user_id), kind="stable")
         rows = order[long_enough[order]][: run.evaluation.sample_users - len(shown)]
-        labels = set_labels(trained, features, names)
         shown += [_explain(int(row), queries, run, trained, index, names, catalog, labels) for row in rows]
         if len(shown) >= run.evaluation.sample_users:
             break
@@ -64,6 +64,12 @@ def item_names(features: Folder) -> list[list[Any]]:
     """Return the ids of all items and their titles, by item_idx."""
     items = pq.read_table(features.open_input("items.parquet"), columns=["item_id", "title"])
     return [items.column("item_id").to_pylist(), items.column("title").to_pylist()]
+
+
+def value_names(features: Folder, vocabulary: str) -> list[str]:
+    """Return the names of the values of a categorical feature, by idx, the reserved ones too."""
+    known = Vocabulary.load(features / "vocabularies", vocabulary)
+    return ["none", "unknown", *map(str, known.ids.to_pylist())]
 
 
 def describe_interests(content: InterestContent, run: RunConfig, out: Folder) -> dict[str, Any]:
@@ -83,8 +89,7 @@ def describe_interests(content: InterestContent, run: RunConfig, out: Folder) ->
     values, labels = np.zeros((catalog.num_items, 1), np.int64), ["none"]
     if name:
         values = catalog.item_values[name].reshape(catalog.num_items, -1).astype(np.int64)
-        vocabulary = Vocabulary.load(features / "vocabularies", f"item_{name}")
-        labels = ["none", "unknown", *map(str, vocabulary.ids.to_pylist())]
+        labels = value_names(features, f"item_{name}")
     told = content.result(values, labels)
     for interest in told:
         interest["top"] = [
@@ -175,8 +180,7 @@ def set_labels(trained: Trained, features: Folder, names: list[list[Any]]) -> di
             labels[name] = [str(title or item_id) for item_id, title in zip(ids, titles, strict=True)]
         else:
             stored = name if name.startswith(EVENT) else f"item_{name}"
-            known = Vocabulary.load(features / "vocabularies", stored)
-            labels[name] = ["none", "unknown", *map(str, known.ids.to_pylist())]
+            labels[name] = value_names(features, stored)
     return labels
 
 

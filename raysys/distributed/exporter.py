@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 KIND = "vectors"
 PROGRAM_KIND = "user_encoder"
+PROGRAM_CONTENT = "2"
+"""Version of what its folder holds; one of another version is exported again."""
 
 
 def export(run: RunConfig, out: Folder) -> Folder:
@@ -92,7 +94,7 @@ def export_program(run: RunConfig, out: Folder) -> Folder:
         )
     parents = {"checkpoint": checkpoint.digest}
     found = find_manifest(target, PROGRAM_KIND)
-    if found and found.matches("", parents):
+    if found and found.matches(PROGRAM_CONTENT, parents):
         logger.info(fields(user_encoder="unchanged", path=target.uri))
         return target
     trained = load_trained(out / "checkpoint", out / "features")
@@ -111,6 +113,6 @@ def export_program(run: RunConfig, out: Folder) -> Folder:
             "columns": {name: columns.longest for columns in free_columns(shape) for name in columns.names},
             "vocabularies": trained.manifest.info["vocabularies"],
         }
-        Manifest(kind=PROGRAM_KIND, config_digest="", parents=parents, info=info).write(staged)
+        Manifest(kind=PROGRAM_KIND, config_digest=PROGRAM_CONTENT, parents=parents, info=info).write(staged)
     logger.info(fields(user_encoder=target.uri, seconds=time.monotonic() - begin))
     return target

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysys.evaluation.fusion import GateValues
+from raysys.evaluation.gate import GateValues
 from raysys.evaluation.health import InterestHealth, interest_order, winning_interest
 from raysys.evaluation.metrics import Truth
 from raysys.models.contract import Batch, FusionModel

@@ -22,7 +22,7 @@ from raysys.distributed.interests import block_gates, block_health
 from raysys.distributed.tables import answer_all_from_table
 from raysys.distributed.validation import batches_by_seen, find, ragged_rows
 from raysys.evaluation.diversity_curve import DiversityCurve, relevance_diversity_curve
-from raysys.evaluation.fusion import GateValues
+from raysys.evaluation.gate import GateValues
 from raysys.evaluation.health import InterestHealth
 from raysys.evaluation.interest_content import InterestContent
 from raysys.evaluation.lists import Facts

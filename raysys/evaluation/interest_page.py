@@ -28,11 +28,6 @@ def shown_interests(wins: Sequence[float], count: int) -> list[int]:
     return sorted(sorted(range(count), key=lambda place: -weight[place])[:SHOWN])
 
 
-def selection(shown: int, count: int, why: str) -> str:
-    """Return a sentence about what is left out, "" where nothing is."""
-    return f"Shown are {shown} of {count} interests, those {why}." if shown < count else ""
-
-
 def lead(content: Content, shown: Sequence[int]) -> str:
     """Return how unlike each other the interests are in the items that they retrieve."""
     interests, cutoff = content["interests"], content["cutoff"]
@@ -49,8 +44,9 @@ def lead(content: Content, shown: Sequence[int]) -> str:
             f" Two interests differ by {far:.0%} of their places in {content['category']} on average: 0 % "
             "means that all retrieve from the same categories."
         )
-    left = selection(len(shown), len(interests), "that win most often")
-    return f"{told} {left}".strip()
+    if len(shown) < len(interests):
+        told += f" Shown are {len(shown)} of {len(interests)} interests, those that win most often."
+    return told
 
 
 def _distance(content: Content, shown: Sequence[int]) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysys.config import parse_toml
-from raysys.evaluation import data_page, findings, fusion, health_page, interest_page, plots
+from raysys.evaluation import data_page, findings, gate_page, health_page, interest_page, plots
 from raysys.evaluation.findings import Cell, Measured, Table, number, part, plural
 from raysys.evaluation.user_panels import User, show_user
 from raysys.storage import Folder
@@ -276,9 +276,9 @@ def _gate(run: Run) -> Section | None:
     return Section(
         anchor,
         "Session and long term",
-        fusion.lead(gate),
-        figures=fusion.figures(gate, anchor),
-        tables=fusion.tables(gate),
+        gate_page.lead(gate),
+        figures=gate_page.figures(gate, anchor),
+        tables=gate_page.tables(gate),
     )
 
 

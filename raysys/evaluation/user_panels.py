@@ -71,7 +71,7 @@ def show_user(user: Mapping[str, Any], where: str) -> User:
         if place < len(lists)
     ]
     heat_map = _heat_map(history, couplings, shown, names)
-    summary = _summary(user, sum(several)) if several else _summary(user, 0)
+    summary = _summary(user, sum(several))
     if len(shown) < len(several):
         summary += f"; shown are the {len(shown)} interests with most of the behaviours"
     return User(f"User {user['user_id']}", summary, heat_map, retrieved, _answers(user))

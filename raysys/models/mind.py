@@ -22,14 +22,11 @@ apart, learnt quotas.
 Shape suffixes: B batch, T history, K interests, V catalogue, D vector, N negatives.
 """
 
-from typing import get_args
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from raysys.catalog import Catalog
-from raysys.config import require
 from raysys.data.sequences import SessionConfig
 from raysys.data.shapes import SampleShape
 from raysys.models.contract import Batch
@@ -38,7 +35,7 @@ from raysys.nn.attention import label_aware_attention
 from raysys.nn.capsule import BehaviourToInterestRouting
 from raysys.nn.embedding import ItemEncoder, ProfileEncoder, unit_length
 from raysys.nn.lookup import look_up
-from raysys.nn.loss_inputs import WITH_NEGATIVES, LossName
+from raysys.nn.loss_inputs import WITH_NEGATIVES, LossName, check_loss
 from raysys.nn.losses import training_loss
 from raysys.nn.mlp import Mlp
 from raysys.nn.quota import InterestGates
@@ -65,8 +62,7 @@ class Mind(nn.Module):
         self, config: MindConfig, catalog: Catalog, loss: LossName = "sampled_softmax", seed: int = 0
     ) -> None:
         super().__init__()
-        losses = get_args(LossName)
-        require(loss in losses, f"loss: found {loss!r}, expected one of {', '.join(losses)}")
+        check_loss(loss)
         dim = config.embedding_dim
         self.config = config
         self.loss: LossName = loss

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysys.config import require
-from raysys.nn.loss_inputs import AMONG_TARGETS, WITH_HARDNESS
+from raysys.data.splits import SplitConfig
+from raysys.nn.loss_inputs import AMONG_TARGETS, check_hardness
 from raysys.schema import ALL_FEATURES
 
 
@@ -112,15 +113,12 @@ class MindConfig:
         widths = list(self.hidden_dims)
         require(all(width >= 1 for width in widths), f"hidden_dims: found {widths}, expected widths >= 1")
 
-    def check_loss(self, loss: str) -> None:
-        """Raise ConfigError where an option does not go with the loss of `[training]`."""
+    def check(self, loss: str, split: SplitConfig) -> None:
+        """Raise ConfigError where an option does not go with the loss of `[training]`; with every split all
+        do."""
         require(
             self.next_items == 1 or loss not in AMONG_TARGETS,
             f"model.next_items: found {self.next_items} with training.loss = {loss!r}, whose candidates are "
             "the targets of the batch, one a row; expected 1 or another loss",
         )
-        require(
-            not self.hard_negatives or loss in WITH_HARDNESS,
-            f"model.hard_negatives: found {self.hard_negatives} with training.loss = {loss!r}, expected 0 or "
-            f"one of the losses {', '.join(sorted(WITH_HARDNESS))}",
-        )
+        check_hardness(self.hard_negatives, loss)

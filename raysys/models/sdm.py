@@ -21,8 +21,6 @@ file or the preset sets them.
 Shape suffixes: B batch, S session, L set, T either, V catalogue, D vector, R targets of the batch.
 """
 
-from typing import get_args
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,7 +33,7 @@ from raysys.models.contract import Batch
 from raysys.models.sdm_config import SdmConfig
 from raysys.nn.embedding import ConcatItemEncoder, ProfileEncoder, embedding_table, unit_length
 from raysys.nn.lookup import look_up
-from raysys.nn.loss_inputs import WITH_NEGATIVES, LossName
+from raysys.nn.loss_inputs import WITH_NEGATIVES, LossName, check_loss
 from raysys.nn.losses import training_loss
 from raysys.nn.mlp import Mlp
 from raysys.nn.scored_items import real_targets, scored_items
@@ -62,8 +60,7 @@ class Sdm(nn.Module):
         self, config: SdmConfig, catalog: Catalog, loss: LossName = "sampled_softmax", seed: int = 0
     ) -> None:
         super().__init__()
-        losses = get_args(LossName)
-        require(loss in losses, f"loss: found {loss!r}, expected one of {', '.join(losses)}")
+        check_loss(loss)
         dim = config.embedding_dim
         self.config = config
         self.loss: LossName = loss

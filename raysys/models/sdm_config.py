@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raysys.config import require
-from raysys.nn.loss_inputs import AMONG_TARGETS, WITH_HARDNESS
+from raysys.data.splits import SplitConfig
+from raysys.nn.loss_inputs import AMONG_TARGETS, check_hardness
 from raysys.schema import ALL_FEATURES
 
 
@@ -113,16 +114,29 @@ class SdmConfig:
         """Whether every row of a batch has one target."""
         return self.next_items == 1 and self.train_positions == "last"
 
-    def check_loss(self, loss: str) -> None:
-        """Raise ConfigError where an option does not go with the loss of `[training]`."""
+    def check(self, loss: str, split: SplitConfig) -> None:
+        """Raise ConfigError where an option does not go with the loss of `[training]` or with `[split]`."""
         require(
             self.one_target or loss not in AMONG_TARGETS,
             f"model.next_items: found {self.next_items} and train_positions {self.train_positions!r} with "
             f"training.loss = {loss!r}, whose candidates are the targets of the batch, one a row; expected "
             '1 and "last", or another loss',
         )
+        check_hardness(self.hard_negatives, loss)
+        self._check_split(split)
+
+    def _check_split(self, split: SplitConfig) -> None:
+        """Refuse targets at every step where these would be others than those of the split."""
+        if self.train_positions == "last":
+            return
+        found = 'model.train_positions: found "every" with'
         require(
-            not self.hard_negatives or loss in WITH_HARDNESS,
-            f"model.hard_negatives: found {self.hard_negatives} with training.loss = {loss!r}, expected 0 or "
-            f"one of the losses {', '.join(sorted(WITH_HARDNESS))}",
+            not split.target_events,
+            f"{found} split.target_events, under which the other events of a session are no targets; "
+            'expected "last"',
+        )
+        require(
+            split.unit == "event",
+            f'{found} split.unit = "session", under which a session is not shown to its own events; expected '
+            '"last"',
         )

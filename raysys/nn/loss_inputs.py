@@ -5,7 +5,7 @@ Shape suffixes: B batch, V catalogue, N negatives.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -23,6 +23,21 @@ WITH_HARDNESS: frozenset[str] = frozenset({"sampled_softmax", "full_softmax", "i
 
 AMONG_TARGETS: frozenset[str] = frozenset({"in_batch", "mixed"})
 """Losses whose candidates are the targets of the batch."""
+
+
+def check_loss(loss: str) -> None:
+    """Raise ConfigError for a name that is no loss."""
+    losses = get_args(LossName)
+    require(loss in losses, f"loss: found {loss!r}, expected one of {', '.join(losses)}")
+
+
+def check_hardness(hardness: float, loss: str) -> None:
+    """Raise ConfigError where `model.hard_negatives` does not go with the loss of `[training]`."""
+    require(
+        not hardness or loss in WITH_HARDNESS,
+        f"model.hard_negatives: found {hardness} with training.loss = {loss!r}, expected 0 or one of the "
+        f"losses {', '.join(sorted(WITH_HARDNESS))}",
+    )
 
 
 def gbce_beta(num_negatives: int, num_candidates: int, calibration: float) -> float:

@@ -96,9 +96,8 @@ class MultiHeadSelfAttention(nn.Module):
         parts = functional.linear(x_BTD, self.inner).reshape(rows, length, 3, self.num_heads, -1)
         query_BHTC, key_BHTC, value_BHTC = parts.permute(2, 0, 3, 1, 4)
         itself_TT = torch.eye(length, dtype=torch.bool, device=mask_BT.device)
-        seen = (
-            mask_BT[:, None, None, :] | itself_TT
-        )  # a padded position sees itself: never nothing, never NaN
+        # a padded position sees itself: a softmax over nothing would be NaN
+        seen = mask_BT[:, None, None, :] | itself_TT
         if self.causal:
             seen = seen & torch.ones_like(itself_TT).tril()
         dropout = self.dropout if self.training else 0.0

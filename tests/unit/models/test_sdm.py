@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from raysys.data.sequences import SessionConfig
+from raysys.data.splits import SplitConfig
 from raysys.errors import ConfigError
 from raysys.models.contract import FusionModel, GradientModel, InterestModel, VectorModel
 from raysys.models.sdm import Sdm
@@ -74,7 +75,7 @@ def test_loss_equals_the_reference(fields, loss, next_items):
     config = SdmConfig(**{**SMALL, **fields, "next_items": next_items})
     if loss in AMONG_TARGETS and not config.one_target:
         with pytest.raises(ConfigError, match=r"model\.next_items"):
-            config.check_loss(loss)
+            config.check(loss, SplitConfig())
         return
     model, batch = doubled(build(loss, **fields, next_items=next_items), batch_with_sets())
     if next_items > 1:

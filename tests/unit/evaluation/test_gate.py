@@ -5,7 +5,8 @@ import statistics
 import numpy as np
 import pytest
 
-from raysys.evaluation.fusion import LENGTHS, QUANTILES, GateValues, figures, lead, tables
+from raysys.evaluation.gate import LENGTHS, QUANTILES, GateValues
+from raysys.evaluation.gate_page import figures, lead, tables
 from raysys.evaluation.report import build_report
 from raysys.evaluation.user_panels import show_user
 from raysys.storage import Folder
