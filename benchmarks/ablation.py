@@ -40,6 +40,7 @@ def measure(run_file: str, overrides: list[str], features: str, out: str) -> dic
     from raysys.logs import configure
     from raysys.manifest import read_manifest
     from raysys.models import sample_shape
+    from raysys.models.contract import InterestModel
     from raysys.retrieval.vectors import VectorRetriever
     from raysys.run import load_run
     from raysys.storage import Folder
@@ -60,7 +61,7 @@ def measure(run_file: str, overrides: list[str], features: str, out: str) -> dic
         model, local_index(model, manifest.info["items"], run.model.embedding_dim, "cpu"), "cpu"
     )
     sums, users = dict.fromkeys(METRICS, 0.0), 0
-    health = InterestHealth(run.model.num_interests)
+    health = InterestHealth(run.model.num_interests) if isinstance(model, InterestModel) else None
     shape = sample_shape(run.model_name, run.model, run.session)
     for part in sorted(manifest.info["part_events"]):
         queries = read_queries(folder / "features", part, "test", shape)
@@ -70,15 +71,16 @@ def measure(run_file: str, overrides: list[str], features: str, out: str) -> dic
             for key in METRICS:
                 name, _, k = key.partition("@")
                 sums[key] += float(MEASURES[name](candidates, truth, int(k)).sum())
-            batch = {name: torch.from_numpy(values) for name, values in queries.batch(rows).items()}
-            with torch.inference_mode():
-                vectors, active = model.encode_users(batch)
-            health.add(vectors.numpy(), active.numpy())
             users += len(rows)
+            if health:
+                batch = {name: torch.from_numpy(values) for name, values in queries.batch(rows).items()}
+                with torch.inference_mode():
+                    vectors, active = model.encode_users(batch)
+                health.add(vectors.numpy(), active.numpy())
     return {
         **{key: value / users for key, value in sums.items()},
-        "cosine": health.result()["pairwise_cosine_mean"],
-        "active": health.result()["active_mean"],
+        "cosine": health.result()["pairwise_cosine_mean"] if health else None,
+        "active": health.result()["active_mean"] if health else None,
         "best_epoch": checkpoint.info["best_epoch"],
         "epochs": checkpoint.info["epochs"],
         "valid": checkpoint.info["metric"],
