@@ -38,20 +38,33 @@ def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict
     result: dict[str, Any] = _copy(tables)
     for override in overrides:
         key, separator, text = override.partition("=")
-        path = [part.strip() for part in key.split(".")]
-        if not separator or not all(path):
+        if not separator or not all(part.strip() for part in key.split(".")):
             raise ConfigError(
                 f"--set {override}: expected dotted.key=value, for example --set training.epochs=3"
             )
-        table = result
-        for depth, part in enumerate(path[:-1]):
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
-                raise ConfigError(
-                    f"--set {override}: {'.'.join(path[: depth + 1])} is a value, not a section"
-                )
-        table[path[-1]] = _toml_value(text.strip())
+        _set(result, key, parse_value(text.strip()), f"--set {override}")
     return result
+
+
+def apply_values(tables: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `tables` with the value of each dotted key in its place.
+
+    Raises:
+        ConfigError: a key runs through a value that is no table.
+    """
+    result: dict[str, Any] = _copy(tables)
+    for key, value in values.items():
+        _set(result, key, value, key)
+    return result
+
+
+def _set(table: dict[str, Any], key: str, value: Any, where: str) -> None:
+    path = [part.strip() for part in key.split(".")]
+    for depth, part in enumerate(path[:-1]):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{where}: {'.'.join(path[: depth + 1])} is a value, not a section")
+    table[path[-1]] = value
 
 
 def _copy(value: Any) -> Any:
@@ -60,7 +73,8 @@ def _copy(value: Any) -> Any:
     return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
-def _toml_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Return the value of a TOML literal, or the text itself where it is none; undoes `to_literal`."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -200,7 +214,7 @@ def _write_table(table: Mapping[str, Any], path: list[str], lines: list[str]) ->
     plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
     if path and (plain or not table):
         lines.extend(["", f"[{'.'.join(path)}]"])
-    lines.extend(f"{_key(key)} = {_literal(value)}" for key, value in plain.items())
+    lines.extend(f"{_key(key)} = {to_literal(value)}" for key, value in plain.items())
     for key, value in table.items():
         if isinstance(value, Mapping):
             _write_table(value, [*path, _key(key)], lines)
@@ -211,13 +225,14 @@ def _key(key: str) -> str:
     return key if bare else _quoted(key)
 
 
-def _literal(value: Any) -> str:
+def to_literal(value: Any) -> str:
+    """Return a plain value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
         return repr(value)  # inf and nan are spelt the same in TOML
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_literal(item) for item in value) + "]"
+        return "[" + ", ".join(to_literal(item) for item in value) + "]"
     return _quoted(value) if isinstance(value, str) else json.dumps(value)
 
 

@@ -221,6 +221,15 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: no such file, or anything `read_run` refuses.
     """
+    return read_run(load_tables(path, overrides))
+
+
+def load_tables(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the tables of a run file with overrides, unread, their paths absolute.
+
+    Raises:
+        ConfigError: no such file, no TOML, or an override that is none.
+    """
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"--run {path}: no such file; run files are in jobs/runs/")
@@ -229,7 +238,7 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     _anchor(tables, base)
     tables = config.apply_overrides(tables, overrides)
     _anchor(tables, Path.cwd())
-    return read_run(tables)
+    return tables
 
 
 def _anchor(tables: Mapping[str, Any], base: Path) -> None:

@@ -7,6 +7,15 @@ from raysys.config import require
 from raysys.nn.loss_inputs import LossName
 from raysys.nn.negatives import SamplerKind
 
+WATCHED = ("hit_rate", "recall", "precision", "ndcg", "map")
+"""Metrics with a cut-off that training can watch; `mrr` is the one without."""
+
+
+def is_watched(metric: str) -> bool:
+    """Return whether training can watch a metric of this name."""
+    name, _, k = metric.partition("@")
+    return metric == "mrr" or (name in WATCHED and k.isdigit() and int(k) > 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -81,10 +90,8 @@ class TrainingConfig:
         require(0.0 <= self.gbce_t <= 1.0, f"gbce_t: found {self.gbce_t}, expected in [0, 1]")
         alone = self.loss == "in_batch" and self.batch_size < 2
         require(not alone, "batch_size: found 1, expected >= 2 for the loss in_batch")
-        base, _, k = self.metric.partition("@")
-        known = base in ("hit_rate", "recall", "ndcg") and k.isdigit() and int(k) > 0
-        known = known or (base == "mrr" and not k)
-        require(known, f"metric: found {self.metric!r}, expected hit_rate@k, recall@k, ndcg@k or mrr")
+        names = ", ".join(f"{name}@k" for name in WATCHED)
+        require(is_watched(self.metric), f"metric: found {self.metric!r}, expected {names} or mrr")
 
     @property
     def metric_k(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from raysys.errors import USER_ERRORS, ConfigError
 from raysys.logs import configure, fields
-from raysys.run import RunConfig, load_run
+from raysys.run import ClusterConfig, RunConfig, load_run
 from raysys.storage import Folder
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ def flags(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", required=True, metavar="FILE", help="run file, for example jobs/runs/mind_ml1m.toml"
     )
+    return common_flags(parser, "runs/<name of the run file>")
+
+
+def common_flags(parser: argparse.ArgumentParser, default_out: str) -> argparse.ArgumentParser:
+    """Add the flags that a job on a cluster has, whatever it reads, and return the parser."""
     parser.add_argument(
         "--set",
         action="append",
@@ -58,9 +63,7 @@ def flags(name: str, description: str) -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="dotted.key=value, a TOML value; repeatable",
     )
-    parser.add_argument(
-        "--out", metavar="URI", help="output folder or URI (default: runs/<name of the run file>)"
-    )
+    parser.add_argument("--out", metavar="URI", help=f"output folder or URI (default: {default_out})")
     parser.add_argument(
         "--address",
         help="auto, local or the address of a Ray cluster (default: the one it runs on, else local)",
@@ -117,15 +120,20 @@ def _connect_and_run(
     if not on_ray(run):
         _run(stages, run, out)
         return
+    connected(arguments.address, run.cluster, lambda: _run(stages, run, out))
+
+
+def connected(address: str | None, cluster: ClusterConfig, action: Callable[[], None]) -> None:
+    """Run an action while connected to Ray; a connection that was there before stays."""
     import ray
 
     from raysys.distributed.cluster import connect
 
     started = not ray.is_initialized()
     try:
-        connect(arguments.address, run.cluster)
+        connect(address, cluster)
         with signals_raise():  # ray.init sets a handler of its own for SIGTERM
-            _run(stages, run, out)
+            action()
     finally:
         if started:
             ray.shutdown()
