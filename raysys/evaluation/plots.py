@@ -287,9 +287,9 @@ def drawing() -> Generator[None]:
         yield
 
 
-def canvas(height: float) -> Figure:
-    """Return an empty figure of the page's width, in inches high."""
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+def canvas(height: float, width: float = _WIDTH) -> Figure:
+    """Return an empty figure, by default of half the page's width, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure
 

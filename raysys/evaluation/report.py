@@ -3,14 +3,12 @@
 import logging
 import re
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any, cast
-
-from jinja2 import Environment, StrictUndefined
 
 from raysys.errors import ConfigError, DataError, ManifestError
 from raysys.evaluation.comparison import Comparison, compare
 from raysys.evaluation.findings import Cell, Measured, Table, part
+from raysys.evaluation.page import render
 from raysys.evaluation.sections import Run, Section, sections
 from raysys.evaluation.user_panels import User
 from raysys.evaluation.verdict import Verdict, judge
@@ -103,12 +101,8 @@ def _read(folder: Folder, name: str) -> dict[str, Any] | None:
 
 
 def to_html(title: str, comparisons: list[Comparison], parts: list[Part]) -> str:
-    """Return the page; every text is escaped, and only the figures are taken as they are."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files("raysys.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(title=title, comparisons=comparisons, parts=parts).lstrip()
+    """Return the page; see `page.render`."""
+    return render("report.html.j2", title=title, comparisons=comparisons, parts=parts)
 
 
 def to_markdown(title: str, comparisons: list[Comparison], parts: list[Part]) -> str:
