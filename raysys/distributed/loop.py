@@ -4,12 +4,9 @@ A position (epoch, step) and the seed decide everything that a step sees, so a r
 goes on from its last checkpoint as if it had not been, on another number of workers if need be.
 """
 
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from raysys.data.budget import part_samples
 from raysys.data.epochs import EpochPlan, ahead, epoch_batches
 from raysys.data.shapes import SampleShape
+from raysys.distributed.board import Board
 from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
 from raysys.distributed.rank import Rank, generators_of, has_core_to_spare, share_memory, wrap
 from raysys.distributed.same_node import SharedSum
@@ -120,7 +118,7 @@ class _Loop:
         self.generators = generators_of(torch.device(rank.device))
         self.plan = job.plan
         self.total_steps = sum(self.plan.steps(epoch) for epoch in range(self.training.epochs))
-        self.board = _Board(job.out / "logs", state.global_step) if rank.rank == 0 else None
+        self.board = Board(job.out / "logs", state.global_step) if rank.rank == 0 else None
         self.counted = StepTotals()
         self.clock = time.monotonic()
         self.shown = 0.0
@@ -307,30 +305,3 @@ def _short(metrics: Mapping[str, float]) -> dict[str, float]:
     shown = {key: value for key, value in metrics.items() if not key.startswith("health/")}
     names = {"interests": "health/active", "cosine": "health/pairwise_cosine"}
     return shown | {name: round(metrics[key], 2) for name, key in names.items() if key in metrics}
-
-
-class _Board:
-    """TensorBoard event files under `logs/`; on an object store they are written beside and copied."""
-
-    def __init__(self, logs: Folder, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.logs = logs
-        self.directory = logs.path if logs.is_local else tempfile.mkdtemp(prefix="raysys-logs-")
-        self.writer = SummaryWriter(self.directory, purge_step=first_step + 1, flush_secs=10)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        if not self.logs.is_local:
-            self._copy()
-
-    def _copy(self) -> None:
-        self.writer.flush()
-        for name in os.listdir(self.directory):
-            self.logs.write_bytes(name, (Path(self.directory) / name).read_bytes())
-
-    def close(self) -> None:
-        self.writer.close()
-        if not self.logs.is_local:
-            self._copy()

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,19 +26,46 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 60
 """How long a stopped run may take to write its checkpoint."""
+EPOCH = "epoch_of_watcher"
+"""Key of a line from a worker that is the report of an epoch, for the watcher."""
 STOP_POLL_S = 0.5
 """How often rank 0 asks whether to stop."""
 
 
-def train(run: RunConfig, out: Folder) -> Folder:
+class TrainingStopped(BaseException):
+    """Whoever watches the training asked it to stop; its last checkpoint is there to go on from."""
+
+
+class Watcher(Protocol):
+    """Somebody who follows a training from the process that called it, such as a trial of a search."""
+
+    def report(self, metrics: dict[str, float], path: str) -> None:
+        """Take the metrics of a finished epoch, and where its checkpoint is."""
+        ...
+
+    def stopping(self) -> bool:
+        """Return whether the training shall stop at the next step."""
+        ...
+
+
+def train(
+    run: RunConfig, out: Folder, features: Folder | None = None, watcher: Watcher | None = None
+) -> Folder:
     """Train the run's model on `features/` and return `checkpoint/`; resumes what was stopped, skips what is
     done.
 
+    Args:
+        run: the run.
+        out: where the outputs are.
+        features: where the features are, if not in `out`.
+        watcher: is told of every epoch. With one, a single worker is the calling process, on the run's
+            device.
     Raises:
         ManifestError: no finished features, or features of another config.
         TrainingError: the loss is not finite.
+        TrainingStopped: the watcher asked for it.
     """
-    features, target = out / "features", out / "checkpoint"
+    features, target = features or out / "features", out / "checkpoint"
     manifest = read_manifest(features, "features", "prepare")
     parents = {"features": manifest.digest}
     found = find_manifest(target, KIND)
@@ -59,10 +86,10 @@ def train(run: RunConfig, out: Folder) -> Folder:
     if resume.open(identity):
         state = resume.load()
         logger.info(fields(resumed_at_epoch=state.epoch + 1, step=state.step, path=resume.folder.uri))
-    if run.cluster.workers == 0:
-        _train_here(job)
+    if run.cluster.workers == 0 or (watcher and run.cluster.workers == 1):
+        _train_here(job, watcher)
     else:
-        _train_on_ray(job)
+        _train_on_ray(job, watcher)
     state = resume.load()
     info = {
         "vocabularies": {"item": manifest.info["vocabularies"]["item"]},
@@ -83,16 +110,22 @@ def train(run: RunConfig, out: Folder) -> Folder:
     return target
 
 
-def _train_here(job: Job) -> None:
-    """Run the loop in the calling process, without Ray: for a debugger."""
-    train_loop(job, Rank(0, 1, "cpu", _show, lambda: False, lambda metrics, path: None))
+def _train_here(job: Job, watcher: Watcher | None) -> None:
+    """Run the loop in the calling process, without Ray: for a debugger, or as a trial of a search."""
+    if watcher is None:
+        train_loop(job, Rank(0, 1, "cpu", _show, lambda: False, lambda metrics, path: None))
+        return
+    device = "cuda" if job.run.cluster.use_gpu else "cpu"
+    train_loop(job, Rank(0, 1, device, _show, watcher.stopping, watcher.report))
+    if watcher.stopping():
+        raise TrainingStopped
 
 
 def _show(line: dict[str, Any]) -> None:
     logger.log(logging.WARNING if ALARM in line else logging.INFO, fields(**line))
 
 
-def _train_on_ray(job: Job) -> None:
+def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
     """Run the loop on a group of Ray Train workers.
 
     `fit` runs in a thread of its own, because on the main thread Ray Train takes SIGINT for itself and ends
@@ -107,10 +140,22 @@ def _train_on_ray(job: Job) -> None:
     resources = dict(cluster.resources_per_worker) or {"CPU": float(max(1, _cpu_share(job)))}
     storage = job.out / ".checkpoint.resume" / "ray"
     local = storage.is_local
-    with Relay(_show) as relay:
+
+    def show(line: dict[str, Any]) -> None:
+        if EPOCH not in line:
+            _show(line)
+        elif watcher:
+            watcher.report(*line[EPOCH])
+
+    with Relay(show) as relay:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job, "relay": relay, "threads": max(1, int(resources.get("CPU", 1)))},
+            train_loop_config={
+                "job": job,
+                "relay": relay,
+                "threads": max(1, int(resources.get("CPU", 1))),
+                "watched": watcher is not None,
+            },
             scaling_config=ScalingConfig(
                 num_workers=cluster.workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
             ),
@@ -139,6 +184,8 @@ def _train_on_ray(job: Job) -> None:
         try:
             while thread.is_alive():
                 thread.join(0.2)
+                if watcher and watcher.stopping():
+                    raise TrainingStopped
         except BaseException:
             logger.info(fields(stopping="waiting for a checkpoint", at_most_s=GRACE_S))
             relay.stop.remote()
@@ -196,6 +243,8 @@ def _worker(config: dict[str, Any]) -> None:
         relay.put.remote({"restarted": "workers failed; going on from the last checkpoint"})
 
     def report(metrics: dict[str, float], path: str) -> None:
+        if config["watched"] and context.get_world_rank() == 0:
+            relay.put.remote({EPOCH: (metrics, path)})
         if context.get_world_rank():
             ray.train.report(metrics)
             return

@@ -18,6 +18,7 @@ from raysys.evaluation.lists import LIST_METRICS
 from raysys.evaluation.metrics import CATALOGUE_METRICS, METRICS
 from raysys.models import MODELS
 from raysys.run import SECTIONS
+from raysys.tuning.space_config import Parameter, SearchConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -27,6 +28,8 @@ CONFIGS = [
     SideFeature,
     TextFormat,
     *(entry.config for entry in MODELS.values()),
+    SearchConfig,
+    Parameter,
 ]
 
 

@@ -1,0 +1,317 @@
+"""The tuning stage: a search space and its base run to trials on Ray Tune, and to the best run file.
+
+Ray Tune schedules the trials and ends them early. What a search has found is in the trials' own files
+(`raysys.tuning.trials`), written at every epoch, and a stopped search goes on from them.
+"""
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from raysys.distributed.board import Board
+from raysys.distributed.cluster import own_errors
+from raysys.distributed.datasets import prepare
+from raysys.distributed.packing import Packing, pack
+from raysys.distributed.searcher import NUMBER, SpaceSearcher
+from raysys.distributed.trial import FAILED, FINISHED, Search, TrialTraining
+from raysys.logs import fields
+from raysys.storage import Folder
+from raysys.tuning.outputs import write_outputs
+from raysys.tuning.page import search_page
+from raysys.tuning.space import SearchSpace
+from raysys.tuning.trials import AT_S, FOLDER, SEARCH_FILE, UNTUNED, Trial, place, ranked
+from raysys.tuning.words import short
+
+logger = logging.getLogger(__name__)
+
+RETRIES = 2
+"""How often a trial whose process died is started again, from its last checkpoint."""
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials' own TensorBoard files say more
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # pickles that nobody reads
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails at once has no metric
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def tune_run(space: SearchSpace, out: Folder, trials: Sequence[Trial]) -> list[Trial]:
+    """Search a space, write `trials.parquet`, `best.toml` and `report.html` into `tune/`, and return all
+    trials; see `search` for arguments and errors."""
+    begin = time.monotonic()
+    trials = search(space, out, trials)
+    folder = out / FOLDER
+    write_outputs(space, folder, trials)
+    folder.write_bytes("report.html", search_page(space, trials).encode())
+    logger.info(fields(best=f"{folder.uri}/best.toml", seconds=time.monotonic() - begin))
+    return trials
+
+
+def search(space: SearchSpace, out: Folder, trials: Sequence[Trial]) -> list[Trial]:
+    """Run the trials that are missing and return all of them.
+
+    Args:
+        space: what is searched.
+        out: where `features/` and `tune/` are or will be.
+        trials: those of earlier calls, from `open_search`.
+    Raises:
+        ConfigError: the cluster has no room for a trial, or no values go together.
+    """
+    folder = out / FOLDER
+    features = _features(space, out)
+    packing = pack(space.base, _nodes(), space.search.trials_at_once)
+    logger.info(
+        fields(
+            search=space.name,
+            trials=space.search.trials,
+            done=sum(trial.status != "running" for trial in trials),
+            at_once=packing.at_once,
+            workers_each=max(space.base.cluster.workers, 1),
+            epochs_at_most=space.base.training.epochs,
+            metric=space.search.metric,
+        )
+    )
+    searcher = SpaceSearcher(space, folder, trials)
+    shared = Search(space, folder, features, packing.threads)
+    _run(shared, packing, searcher, _scheduler(space, trials))
+    repeats = _repeats(space, [*searcher.trials.values()])
+    if repeats:
+        again = FixedSearcher(space, folder, [*searcher.trials.values(), *repeats])
+        _run(shared, packing, again, FIFOScheduler())
+        return sorted(again.trials.values(), key=lambda trial: trial.number)
+    return sorted(searcher.trials.values(), key=lambda trial: trial.number)
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _features(space: SearchSpace, out: Folder) -> dict[str, Folder]:
+    """Prepare every set of features that trials can need, and return them by digest."""
+    found: dict[str, Folder] = {}
+    for digest, run in space.feature_runs().items():
+        at = out if digest == space.base.features_digest else out / FOLDER / "prepared" / digest
+        found[digest] = prepare(run, at)
+    return found
+
+
+def _scheduler(space: SearchSpace, trials: Sequence[Trial]) -> TrialScheduler:
+    """Return who ends trials early, knowing of the trials of earlier calls."""
+    search = space.search
+    if search.scheduler == "none":
+        return FIFOScheduler()
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epoch",
+        max_t=space.base.training.epochs,
+        grace_period=min(search.grace_epochs, space.base.training.epochs),
+        reduction_factor=search.reduction_factor,
+        stop_last_trials=False,  # a trial ends by itself
+    )
+    scheduler.set_search_properties(search.metric, "max")
+    for trial in trials:
+        if trial.status != "running" and trial.curve:
+            _tell(scheduler, trial, search.metric)
+    return scheduler
+
+
+class _Known:
+    """As much of Ray's trial as a scheduler asks for."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = f"earlier-{number}"
+
+
+def _tell(scheduler: AsyncHyperBandScheduler, trial: Trial, metric: str) -> None:
+    known: Any = _Known(trial.number)
+    controller: Any = None
+    scheduler.on_trial_add(controller, known)
+    for epoch, entry in enumerate(trial.curve):
+        scheduler.on_trial_result(controller, known, {"epoch": epoch + 1, metric: entry[metric]})
+    scheduler.on_trial_remove(controller, known)
+
+
+class FixedSearcher(SpaceSearcher):
+    """Gives the trials that are not finished, and no others."""
+
+    def _spent(self) -> bool:
+        return True
+
+
+def _repeats(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:
+    """Return trials of the best values and of the untuned ones under other seeds that are not there yet."""
+    search = space.search
+    if not search.repeat_best or any(trial.status == "running" for trial in trials):
+        return []
+    best = [trial.number for trial in ranked(trials, search.metric)[: search.repeat_best]]
+    known = {(trial.of, trial.seed) for trial in trials if trial.kind == "repeat"}
+    by_number = {trial.number: trial for trial in trials}
+    wanted = [
+        (of, space.repeat_seed(number))
+        for number in range(search.repeat_seeds)
+        for of in dict.fromkeys([*best, UNTUNED])
+        if of in by_number
+    ]
+    missing = [pair for pair in wanted if pair not in known]
+    return [
+        Trial(number=len(trials) + i, kind="repeat", literals=by_number[of].literals, seed=seed, of=of)
+        for i, (of, seed) in enumerate(missing)
+    ]
+
+
+class _Stop(tune.Stopper):
+    """Ends all trials when time is up or somebody asks for it; time of earlier calls counts."""
+
+    def __init__(self, folder: Folder, limit_s: float) -> None:
+        self.folder, self.limit_s, self.asked = folder, limit_s or float("inf"), False
+        self.begin = time.monotonic() - folder.read_json(SEARCH_FILE)["elapsed_s"]
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of the search so far, without the time between two calls."""
+        return time.monotonic() - self.begin
+
+    def stop_all(self) -> bool:
+        return self.asked or self.elapsed_s > self.limit_s
+
+    def save(self) -> None:
+        """Write down how long the search has taken."""
+        table = self.folder.read_json(SEARCH_FILE)
+        self.folder.write_json(SEARCH_FILE, table | {"elapsed_s": self.elapsed_s})
+
+
+class _Record(tune.Callback):
+    """Writes down and shows how trials go."""
+
+    def __init__(self, space: SearchSpace, folder: Folder, searcher: SpaceSearcher, stop: _Stop) -> None:
+        self.space, self.folder, self.searcher, self.stop = space, folder, searcher, stop
+        self.begun: dict[int, float] = {}
+
+    def _of(self, trial: Any) -> Trial:
+        return self.searcher.trials[trial.config[NUMBER]]
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Keep the metrics of an epoch, unless it was kept before the search was interrupted."""
+        own = self._of(trial)
+        own.seconds += result["time_this_iter_s"]
+        if FINISHED in result or result["epoch"] <= own.epochs:
+            return
+        kept = {key: float(value) for key, value in result.items() if "/" in key or key == "epoch"}
+        own.curve.append(kept | {AT_S: self.stop.elapsed_s})
+        own.save(self.folder)
+        self.stop.save()
+        metric = self.space.search.metric
+        line = {"trial": own.number, "epoch": f"{own.epochs}/{self.space.base.training.epochs}"}
+        leader = ranked(self.searcher.trials.values(), metric)[0]
+        score = {metric: own.curve[-1][metric], "best": leader.best(metric), "of": leader.number}
+        logger.info(fields(**line, **score, **self._told(own)))
+
+    def _told(self, trial: Trial) -> dict[str, str]:
+        if trial.kind == "repeat":
+            return {"repeats": str(trial.of), "seed": str(trial.seed)}
+        return {key.partition(".")[2]: short(value) for key, value in trial.literals.items()}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Write down how a trial ended; one that was interrupted stays to go on."""
+        own, last = self._of(trial), trial.last_result
+        if last.get(FAILED):
+            self._failed(own, last[FAILED])
+            return
+        if not last.get(FINISHED) and self.stop.stop_all():
+            own.save(self.folder)
+            return
+        own.status = "finished" if last.get(FINISHED) else "stopped"
+        own.save(self.folder)
+        self._board(own)
+        if own.status == "stopped":
+            (place(self.folder, own.number) / ".checkpoint.resume").delete()
+            logger.info(fields(trial=own.number, ended="behind the others", epochs=own.epochs))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Write down that the process of a trial died, more often than it is started again."""
+        lines = str(trial.get_error() or "its process died").strip().splitlines()
+        self._failed(self._of(trial), lines[-1])
+
+    def _board(self, own: Trial) -> None:
+        """Make the trial a row of TensorBoard's HParams page."""
+        best = own.best(self.space.search.metric)
+        if best is None:
+            return
+        board = Board(place(self.folder, own.number) / "logs", 0)
+        settings = {**own.values, "kind": own.kind, "of": own.of, "seed": own.seed}
+        board.write_settings(settings, {f"hparam/{self.space.search.metric}": best})
+        board.close()
+
+    def _failed(self, own: Trial, reason: str) -> None:
+        own.status, own.error = "failed", reason
+        own.save(self.folder)
+        logger.warning(fields(trial=own.number, failed=reason))
+
+
+def _run(search: Search, packing: Packing, searcher: SpaceSearcher, scheduler: TrialScheduler) -> None:
+    """Run what the searcher gives until it has no more, time is up, or a signal comes."""
+    space, folder = search.space, search.folder
+    os.environ.update(TUNE_SETTINGS)
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # misses files that are switched off
+    stop = _Stop(folder, space.search.max_minutes * 60)
+    record = _Record(space, folder, searcher, stop)
+    storage = folder / ".ray"
+    trainable: Any = tune.with_parameters(TrialTraining, search=search)
+    objective: dict[str, Any] = {"metric": space.search.metric, "mode": "max"}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, packing.trial),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=10**6,
+            max_concurrent_trials=packing.at_once,
+            reuse_actors=packing.alone,
+            trial_name_creator=lambda trial: f"trial-{trial.config[NUMBER]:04d}",
+            trial_dirname_creator=lambda trial: f"{trial.config[NUMBER]:04d}",
+            **({} if isinstance(scheduler, AsyncHyperBandScheduler) else objective),
+        ),
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=storage.path,
+            storage_filesystem=None if storage.is_local else storage.filesystem,
+            stop=stop,
+            callbacks=[record],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    outcome: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except BaseException:
+        logger.info(fields(stopping="waiting for the checkpoints of the trials"))
+        stop.asked = True
+        thread.join(90)
+        raise
+    finally:
+        storage.delete()
+    if outcome:
+        with own_errors():
+            raise outcome[0]

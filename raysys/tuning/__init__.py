@@ -1,0 +1,1 @@
+"""Search spaces, trials on disk and what a search tells; without Ray."""

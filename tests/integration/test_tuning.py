@@ -1,0 +1,186 @@
+"""Searches on a real local cluster: what they find, leave, survive, and give back."""
+
+import json
+import time
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+from ray.util import placement_group_table
+
+from jobs import tune
+from raysys.config import to_literal
+from raysys.run import load_run
+from raysys.storage import Folder
+from raysys.tuning.trials import read_trials
+from tests.reference.logs import planted_log, run_file
+
+METRIC = "valid/ndcg@10"
+SPACE = """base = "run.toml"
+[search]
+metric = "valid/ndcg@10"
+{search}
+[space]
+"model.num_interests" = {{ type = "int", min = 1, max = 4 }}
+"model.train_score" = {{ type = "choice", values = ["served", "label_aware"] }}
+"model.temperature" = {{ type = "choice", values = [1.0, 2.0], when = {{"model.train_score" = ["served"]}} }}
+"training.learning_rate" = {{ type = "choice", values = [0.003, 0.01, 0.03, {rate}] }}
+"""
+RANDOM = 'algorithm = "random"\nscheduler = "none"\ntrials = 3\nmax_epochs = 2\nrepeat_best = 0'
+ASHA = "trials = 4\nmax_epochs = 4\nreduction_factor = 2.0\nrepeat_best = 0"
+
+
+def space_file(folder, search, rate=0.02, **replaced):
+    planted_log(folder)
+    run_file(folder, **{"cluster": "workers = 1\nobject_store_mb = 150", **replaced})
+    path = folder / "space.toml"
+    path.write_text(SPACE.format(search=search, rate=rate))
+    return path
+
+
+def search(path, out, *more):
+    return tune.main(["--space", str(path), "--out", str(out), *more])
+
+
+def trials_of(out):
+    return read_trials(Folder(out / "tune"))
+
+
+def free_resources():
+    """Return whether every CPU is free and no placement group is left; waits for what is on its way out."""
+    for _ in range(100):
+        total, free = ray.cluster_resources(), ray.available_resources()
+        groups = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+        if free.get("CPU") == total["CPU"] and not groups:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, ray_cluster):
+    """A finished search of three random trials without early stopping."""
+    folder = tmp_path_factory.mktemp("tune")
+    path = space_file(folder, RANDOM)
+    assert search(path, folder / "out") == 0
+    return path, folder / "out"
+
+
+def test_the_untuned_run_is_the_first_trial_and_every_trial_has_its_files(finished):
+    path, out = finished
+    trials = trials_of(out)
+    assert [trial.number for trial in trials] == [0, 1, 2]
+    assert {trial.status for trial in trials} == {"finished"}
+    base = load_run(str(path.parent / "run.toml"))
+    untuned = trials[0].values
+    assert untuned["model.num_interests"] == base.model.num_interests
+    assert untuned["training.learning_rate"] == base.training.learning_rate
+    assert len({json.dumps(trial.literals) for trial in trials}) == 3
+    for trial in trials:
+        folder = out / "tune" / "trials" / f"{trial.number:04d}"
+        assert (folder / "checkpoint" / "manifest.json").is_file()
+        assert any((folder / "logs").iterdir())
+        assert [entry["epoch"] for entry in trial.curve] == [1.0, 2.0]
+    assert not (out / "tune" / ".ray").exists()
+
+
+def test_the_best_run_file_is_the_best_trial(finished):
+    _, out = finished
+    trials = trials_of(out)
+    best = max(trials, key=lambda trial: trial.best(METRIC))
+    run = load_run(str(out / "tune" / "best.toml"))
+    for key, value in best.values.items():
+        section, _, name = key.partition(".")
+        assert to_literal(getattr(getattr(run, section), name)) == to_literal(value)
+    rows = pq.read_table(out / "tune" / "trials.parquet").to_pylist()
+    assert [row[METRIC] for row in rows] == [trial.best(METRIC) for trial in trials]
+
+
+def test_trials_share_one_set_of_features(finished):
+    _, out = finished
+    assert (out / "features" / "manifest.json").is_file()
+    assert not list((out / "tune" / "trials").glob("*/features"))
+
+
+def test_a_search_that_was_cut_short_goes_on_as_if_it_had_not_been(finished, tmp_path):
+    path, out = finished
+    short = tmp_path / "out"
+    assert search(path, short, "--set", "search.trials=1") == 0
+    assert search(path, short) == 2  # a search is there
+    assert search(path, short, "--resume") == 0
+    whole, again = trials_of(out), trials_of(short)
+    assert [trial.literals for trial in again] == [trial.literals for trial in whole]
+    assert [[entry[METRIC] for entry in trial.curve] for trial in again] == [
+        [entry[METRIC] for entry in trial.curve] for trial in whole
+    ]
+
+
+def test_time_that_is_up_leaves_trials_that_go_on_to_the_same_end(finished, tmp_path):
+    path, out = finished
+    short = tmp_path / "out"
+    assert search(path, short, "--set", "search.max_minutes=0.0001") == 1  # no trial has a value yet
+    assert {trial.status for trial in trials_of(short)} == {"running"}
+    assert search(path, short, "--resume", "--set", "search.max_minutes=10") == 0
+    whole, again = trials_of(out), trials_of(short)
+    assert [trial.best(METRIC) for trial in again] == [trial.best(METRIC) for trial in whole]
+
+
+def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path, ray_cluster, caplog):
+    path = space_file(tmp_path, RANDOM.replace("trials = 3", "trials = 5"), rate=1e30)
+    assert search(path, tmp_path / "out") == 0
+    trials = trials_of(tmp_path / "out")
+    failed = [trial for trial in trials if trial.status == "failed"]
+    assert failed
+    assert len(failed) < len(trials)
+    assert all(trial.values["training.learning_rate"] == 1e30 for trial in failed)
+    assert all("loss" in trial.error for trial in failed)
+    assert load_run(str(tmp_path / "out" / "tune" / "best.toml")).training.learning_rate < 1
+
+
+def test_trials_of_two_workers_that_are_ended_early_give_everything_back(tmp_path, ray_cluster):
+    """In Ray 2.60 a killed trial leaves the placement group of its trainer behind, and later trials wait."""
+    path = space_file(tmp_path, ASHA, cluster="workers = 2\nobject_store_mb = 150")
+    assert search(path, tmp_path / "out") == 0
+    trials = trials_of(tmp_path / "out")
+    assert len(trials) == 4
+    assert {trial.status for trial in trials} == {"finished", "stopped"}
+    assert free_resources()
+
+
+def test_the_best_are_trained_again_under_the_same_other_seeds(tmp_path, ray_cluster):
+    path = space_file(tmp_path, RANDOM.replace("repeat_best = 0", "repeat_best = 1\nrepeat_seeds = 2"))
+    assert search(path, tmp_path / "out") == 0
+    trials = trials_of(tmp_path / "out")
+    repeats = [trial for trial in trials if trial.kind == "repeat"]
+    best = max(trials[:3], key=lambda trial: trial.best(METRIC)).number
+    assert {trial.of for trial in repeats} == {best, 0}
+    seeds = {of: sorted(trial.seed for trial in repeats if trial.of == of) for of in {best, 0}}
+    assert len(set(seeds[0])) == 2
+    assert seeds[best] == seeds[0]
+    assert free_resources()
+
+
+def test_session_keys_are_prepared_once_for_each_value(tmp_path, ray_cluster):
+    path = space_file(tmp_path, RANDOM)
+    text = path.read_text() + '"session.gap_s" = { type = "choice", values = [600, 60] }\n'
+    path.write_text(text)
+    assert search(path, tmp_path / "out") == 0
+    prepared = list((tmp_path / "out" / "tune" / "prepared").iterdir())
+    assert len(prepared) == 1
+    assert {trial.values["session.gap_s"] for trial in trials_of(tmp_path / "out")} == {60, 600}
+
+
+def test_wrong_input_is_told_before_the_cluster_is_asked(tmp_path, capsys):
+    path = space_file(tmp_path, RANDOM)
+    path.write_text(path.read_text().replace("num_interests", "num_interest"))
+    assert search(path, tmp_path / "out") == 2
+    assert capsys.readouterr().err == (
+        "error: model.num_interest: unknown key; did you mean model.num_interests?\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_that_the_cluster_has_no_room_for_is_an_error(tmp_path, ray_cluster, capsys):
+    path = space_file(tmp_path, RANDOM, cluster="workers = 8\nobject_store_mb = 150")
+    assert search(path, tmp_path / "out") == 2
+    assert "cluster.workers: a trial needs 8 times 1 CPU" in capsys.readouterr().err
