@@ -17,7 +17,7 @@ from raysys.storage import Folder
 def examine_and_tell(run: RunConfig, out: Folder) -> None:
     """Print a line per check; a fault is an error."""
     diagnosis = examine(run, out)
-    print(f"\n{diagnosis.text}\ndoctor: {out.uri}/doctor.json")
+    print(f"\n{diagnosis.text}")
     diagnosis.raise_faults()
 
 

@@ -7,8 +7,11 @@ Which failures there are and how each is told is in `raysys.evaluation.doctor`.
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import torch
 
 from raysys import config as configuration
 from raysys.data.shapes import SampleShape
@@ -81,6 +84,26 @@ def examine(run: RunConfig, out: Folder) -> Diagnosis:
         ManifestError: no finished features, a damaged stage, or a checkpoint of another vocabulary.
     """
     begin = time.monotonic()
+    with _one_thread():
+        diagnosis = _diagnose(run, out)
+    out.write_json(REPORT, diagnosis.to_table())
+    logger.info(fields(doctor=f"{out.uri}/{REPORT}", seconds=time.monotonic() - begin))
+    return diagnosis
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Let torch use one thread: most of what is computed here are single rows, over which several threads
+    wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _diagnose(run: RunConfig, out: Folder) -> Diagnosis:
     manifests = {"features": read_manifest(out / "features", "features", "prepare")}
     for stage, job in JOBS.items():
         if (out / stage).exists(MANIFEST):
@@ -94,10 +117,7 @@ def examine(run: RunConfig, out: Folder) -> Diagnosis:
     found += _model_checks(stages, reading, trained, census, counts)
     _count_answers(stages, reading, counts)
     found.append(item_checks.reserved_items(counts))
-    diagnosis = Diagnosis(sorted(found, key=lambda check: ORDER.index(check.name)))
-    out.write_json(REPORT, diagnosis.to_table())
-    logger.info(fields(doctor=f"{out.uri}/{REPORT}", seconds=time.monotonic() - begin))
-    return diagnosis
+    return Diagnosis(sorted(found, key=lambda check: ORDER.index(check.name)))
 
 
 def _reading(stages: Stages, trained: Trained | None) -> Reading:

@@ -31,6 +31,8 @@ from raysys.storage import Folder
 MOST_PARTS = 4
 MOST_USERS = 128
 """Users whose histories are compared with the log."""
+MOST_EVENTS = 20_000
+"""Events of such a user at most: what should be is worked out event by event."""
 PER_USER = 8
 """Training samples of a user that are looked at."""
 MOST_TESTED = 512
@@ -121,6 +123,7 @@ def choose_users(reading: Reading) -> list[Chosen]:
         table = read_columns(reading.features, f"sequences/{part}", ("user_id", "item_idx", "at", "role"))
         sizes = np.asarray(pc.list_value_length(table.column("item_idx")).to_numpy())
         draw = generator(reading.run.training.seed, "doctor", "users", part).permutation(len(sizes))
+        draw = draw[sizes[draw] <= MOST_EVENTS]
         long = draw[sizes[draw] > longest + 2][: share // 2]
         rows = np.sort(
             np.concatenate([long, np.setdiff1d(draw, long, assume_unique=True)[: share - len(long)]])
@@ -170,12 +173,13 @@ def count_ids(item_idx: np.ndarray, num_items: int) -> tuple[int, int]:
 
 def _shown_in_training(reading: Reading, some: Chosen, timelines: Mapping[str, Timeline]) -> list[Shown]:
     samples = reading.samples(some.part)
-    mine = np.flatnonzero(np.isin(samples.owner, some.rows))
+    owners, places = samples.owner, samples.place
+    mine = np.flatnonzero(np.isin(owners, some.rows))
     draw = generator(reading.run.training.seed, "doctor", "samples", some.part).permutation(len(mine))
     rows, taken = list[int](), dict[int, int]()
-    ends = np.append(np.flatnonzero(np.diff(samples.owner[mine])), len(mine) - 1) if len(mine) else draw
+    ends = np.append(np.flatnonzero(np.diff(owners[mine])), len(mine) - 1) if len(mine) else draw
     for place in dict.fromkeys([*ends.tolist(), *draw.tolist()]):  # the last one of every user is among them
-        owner = int(samples.owner[mine[place]])
+        owner = int(owners[mine[place]])
         taken[owner] = taken.get(owner, 0) + 1
         if taken[owner] <= PER_USER:
             rows.append(int(mine[place]))
@@ -185,7 +189,7 @@ def _shown_in_training(reading: Reading, some: Chosen, timelines: Mapping[str, T
     targets = batch["target"].reshape(len(rows), -1)
     result: list[Shown] = []
     for number, row in enumerate(rows):
-        user, place = user_of[int(samples.owner[row])], int(samples.place[row])
+        user, place = user_of[int(owners[row])], int(places[row])
         trained = [p for p, role in enumerate(timelines[user].roles) if role == TRAIN]
         position = trained[place] if place < len(trained) else -1
         real = targets[number, :1].tolist() + [item for item in targets[number, 1:].tolist() if item]

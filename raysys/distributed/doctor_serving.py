@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from raysys.distributed.doctor_model import ModelExam
 from raysys.distributed.doctor_reading import IdCounts, count_ids, read_vectors
+from raysys.errors import RetrievalError
 from raysys.evaluation.doctor import outcome_checks as outcomes
 from raysys.evaluation.doctor import serving_checks as serving
-from raysys.evaluation.doctor.check import Check, not_checked
+from raysys.evaluation.doctor.check import Check, judged, not_checked
 from raysys.evaluation.doctor.ranking import Block, Users, best_targets, scores_of, standing
 from raysys.evaluation.doctor.serving_checks import SAME_VECTOR, Exported
 from raysys.manifest import Manifest
@@ -38,13 +39,15 @@ class ServingExam:
     def __init__(self, exam: ModelExam, out: Folder, index: Manifest | None) -> None:
         self.exam, self.vectors, self.folder, self.index = exam, out / "vectors", out / "index", index
         self.num_items = exam.reading.num_items
+        queries = exam.tested.users.vectors[:SEARCHES, 0]
+        self.queries = queries[np.isfinite(queries).all(axis=1)]
 
     def checks(self, counts: IdCounts) -> list[Check]:
         """Check item vectors, similarity, index and answers; counts the ids of vectors and answers."""
         exam, users = self.exam, self.exam.tested.users
-        answers = self._search(users.vectors[:SEARCHES, 0]) if self.index is not None else None
+        answers = self._search()
         answered = np.zeros(0, np.int64)
-        if answers is not None:
+        if isinstance(answers, Candidates):
             answered = answers.item_idx[answers.item_idx != -1]
             counts["answers of index/"] = count_ids(answered, self.num_items)
         probed = self._probed_items()
@@ -58,7 +61,7 @@ class ServingExam:
         return [
             serving.exported_vectors(exported),
             self._similarity(probed, exported),
-            self._order(answers, exported),
+            answers if isinstance(answers, Check) else self._order(answers, exported),
             outcomes.vectors_find_targets(hits, exam.chances(), exam.cutoff),
             *exam.user_checks(found, hits),
         ]
@@ -98,31 +101,37 @@ class ServingExam:
             some = np.flatnonzero(real & (item_idx % step == 0))
             gap = serving.differences(values[some], self.exam.item_vectors(self.exam.model, item_idx[some]))
             compared, differ = compared + len(some), differ + int((gap > SAME_VECTOR).sum())
-            largest = max(largest, min(float(gap.max(initial=0.0)), serving.LARGEST))
+            largest = max(largest, float(gap.max(initial=0.0)))
             for row in np.flatnonzero(np.isin(item_idx, asked) & real).tolist():
                 kept[int(item_idx[row])] = values[row]
         misplaced += int((~seen[NUM_RESERVED:]).sum())
         return Exported(rows, reserved, misplaced, not_finite, compared, differ, largest, kept)
 
-    def _search(self, queries: np.ndarray) -> Candidates | None:
-        """Return what all shards answer, best first, one shard in memory at a time; None without queries."""
-        assert self.index is not None
+    def _search(self) -> Candidates | Check:
+        """Return what all shards answer, best first, one shard in memory at a time, or why there is none."""
+        if self.index is None:
+            return not_checked("index_order", "index/ is missing; run jobs/index.py")
+        if not len(self.queries):
+            return not_checked("index_order", "no user of the sample has a vector to search with")
         parts: list[Candidates] = []
-        for shard in self.index.info["shards"] if len(queries) else ():
-            local = load_index(self.folder, shard["name"])
-            parts.append(local.search(queries, min(DEPTH, local.num_items)))
-        if not parts:
-            return None
+        for shard in self.index.info["shards"]:
+            try:
+                local = load_index(self.folder, shard["name"])
+                parts.append(local.search(self.queries, min(DEPTH, local.num_items)))
+            except RetrievalError as error:
+                remedy = "delete index/ and run jobs/index.py again"
+                return judged(
+                    "index_order", f"index/{shard['name']}", str(error), remedy, fault=True, figures={}
+                )
         item_idx = np.concatenate([part.item_idx for part in parts], axis=1)
         score = np.concatenate([part.score for part in parts], axis=1)
         order = np.argsort(-score, axis=1, kind="stable")[:, :DEPTH]
         best = np.take_along_axis(item_idx, order, axis=1)
         return Candidates(best, np.take_along_axis(score, order, axis=1))
 
-    def _order(self, answers: Candidates | None, exported: Exported) -> Check:
-        if self.index is None or answers is None:
-            return not_checked("index_order", "index/ is missing; run jobs/index.py")
-        queries = self.exam.tested.users.vectors[:SEARCHES, 0]
+    def _order(self, answers: Candidates, exported: Exported) -> Check:
+        assert self.index is not None
+        queries = self.queries
         nothing = [np.zeros(0, np.int64)] * len(queries)
         asked = Users(queries[:, None], np.ones((len(queries), 1), bool), nothing, nothing)
         lowest = np.full(len(queries), np.inf)

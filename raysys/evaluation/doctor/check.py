@@ -1,5 +1,6 @@
 """The result of a check, and of all of them."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,9 +49,11 @@ def judged(
     warning: bool = False,
     figures: Mapping[str, float],
 ) -> Check:
-    """Return a check that was carried out; the remedy is kept where something was found."""
+    """Return a check that was carried out; the remedy is kept where something was found, figures that are
+    numbers."""
     state: State = "fault" if fault else "warning" if warning else "ok"
-    return Check(name, state, looked_at, found, "" if state == "ok" else remedy, dict(figures))
+    finite = {key: value for key, value in figures.items() if math.isfinite(value)}
+    return Check(name, state, looked_at, found, "" if state == "ok" else remedy, finite)
 
 
 def not_checked(name: str, reason: str) -> Check:

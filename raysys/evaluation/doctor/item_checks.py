@@ -26,7 +26,7 @@ def reserved_items(counts: Mapping[str, tuple[int, int]]) -> Check:
         f"item_idx 0 and 1 stand for no item: make {_first(bad)} again, from jobs/prepare.py on if it is no "
         "other stage",
         fault=bool(bad),
-        figures={**{place: wrong for place, (_, wrong) in counts.items()}},
+        figures={place: wrong for place, (_, wrong) in counts.items()},
     )
 
 

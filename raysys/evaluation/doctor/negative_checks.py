@@ -91,11 +91,13 @@ def _change_by_hits(model: LossModel, loss: str, batch: Mapping[str, np.ndarray]
     target = alone["target"].reshape(-1)[:1]
     if loss == "in_batch":
         twice = {key: torch.cat([value, value]) for key, value in alone.items()}
-        return abs(step_loss(model, twice, target.repeat(2)))  # the other row is a hit, so nothing is left
+        change = abs(step_loss(model, twice, target.repeat(2)))  # the other row is a hit: nothing is left
+        return math.inf if math.isnan(change) else change
     other = torch.from_numpy(batch["negatives"][batch["negatives"] != int(target)][:8])
     with_hits = torch.cat([other, target, target])
     before, after = (step_loss(model, alone, target, negatives) for negatives in (other, with_hits))
-    return abs(after - before) / max(1.0, abs(before))
+    change = abs(after - before) / max(1.0, abs(before))
+    return math.inf if math.isnan(change) else change
 
 
 def expected_prob(training: TrainingConfig, counts: np.ndarray) -> np.ndarray:

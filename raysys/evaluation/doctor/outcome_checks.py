@@ -31,6 +31,8 @@ def collapsed_interests(health: InterestHealth | None) -> Check:
         for key in ("active_mean", "pairwise_cosine_mean", "routing_entropy_mean")
         if isinstance(value := result[key], float)
     }
+    if not all(map(math.isfinite, figures.values())):
+        return not_checked(name, "the interests are no numbers; see same_user_same_vectors")
     told = ", ".join(f"{key.removesuffix('_mean')} {value:.2f}" for key, value in figures.items())
     wins = result["wins"]
     top = max(wins) if isinstance(wins, list) and wins else 0.0

@@ -309,7 +309,7 @@ def test_recorded_mistakes_are_told():
 
 def test_a_diagnosis_sums_up_and_raises_its_first_fault():
     checks = [
-        judged("a", "one", "nothing", "do it", figures={"x": 1.0}),
+        judged("a", "one", "nothing", "do it", figures={"x": 1.0, "y": math.nan}),
         judged("b", "two", "bad", "mend data.events", fault=True, figures={}),
         judged("c", "three", "odd", "look", warning=True, figures={}),
         not_checked("d", "index/ is missing"),
