@@ -50,14 +50,6 @@ JOBS = {
     "evaluation": "evaluate",
 }
 """Stage after `features` -> the job that makes it."""
-ORDER = (
-    "stages_fit", "stored_order", "held_out_events", "future_items", "history_truncation", "short_long_apart",
-    "split_leakage", "reserved_items", "accidental_hits", "sampler_order", "logq_correction",
-    "exported_vectors", "training_similarity", "index_order", "same_user_same_vectors", "chance_level",
-    "vectors_find_targets", "untrained_self", "collapsed_interests", "saturated_gate", "learning_curve",
-    "cold_start", "likely_mistakes",
-)  # fmt: skip
-"""The checks, the most important first: what makes every figure wrong, then what makes a model bad."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ def _diagnose(run: RunConfig, out: Folder) -> Diagnosis:
     found += _model_checks(stages, reading, trained, census, counts)
     _count_answers(stages, reading, counts)
     found.append(item_checks.reserved_items(counts))
-    return Diagnosis(sorted(found, key=lambda check: ORDER.index(check.name)))
+    return Diagnosis.of(found)
 
 
 def _reading(stages: Stages, trained: Trained | None) -> Reading:

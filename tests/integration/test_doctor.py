@@ -18,7 +18,8 @@ from jobs import doctor, evaluate, index, pipeline
 from raysys.data import samples, short_long
 from raysys.data.history import last_positions
 from raysys.distributed.checkpoints import catalog_of, from_bytes, to_bytes
-from raysys.distributed.doctor import ORDER, examine
+from raysys.distributed.doctor import examine
+from raysys.evaluation.doctor.check import ORDER
 from raysys.manifest import read_manifest
 from raysys.models import build_model
 from raysys.models import sdm as sdm_model

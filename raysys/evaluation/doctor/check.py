@@ -9,6 +9,14 @@ from typing import Any, Literal
 from raysys.errors import DataError
 
 State = Literal["ok", "warning", "fault", "not checked"]
+ORDER = (
+    "stages_fit", "stored_order", "held_out_events", "future_items", "history_truncation", "short_long_apart",
+    "split_leakage", "reserved_items", "accidental_hits", "sampler_order", "logq_correction",
+    "exported_vectors", "training_similarity", "index_order", "same_user_same_vectors", "chance_level",
+    "vectors_find_targets", "untrained_self", "collapsed_interests", "saturated_gate", "learning_curve",
+    "cold_start", "likely_mistakes",
+)  # fmt: skip
+"""The checks, the most important first: what makes every figure wrong, then what makes a model bad."""
 STATES: tuple[State, ...] = ("ok", "warning", "fault", "not checked")
 
 
@@ -66,6 +74,11 @@ class Diagnosis:
     """All checks of a run, the most important first."""
 
     checks: Sequence[Check]
+
+    @staticmethod
+    def of(checks: Sequence[Check]) -> "Diagnosis":
+        """Return the diagnosis of checks in any order."""
+        return Diagnosis(sorted(checks, key=lambda check: ORDER.index(check.name)))
 
     @property
     def faults(self) -> list[Check]:
