@@ -130,6 +130,7 @@ def _data_checks(stages: Stages, reading: Reading, census: Census, counts: IdCou
         "held_out_events": histories.held_out_events,
         "history_truncation": histories.history_truncation,
         "short_long_apart": histories.short_long_apart,
+        "training_matrix": histories.training_matrix,
     }
     return [
         *(not_checked(name, reason) if sample is None else check(sample) for name, check in named.items()),

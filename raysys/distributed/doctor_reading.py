@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysys.data.epochs import drawn_rows, read_samples
+from raysys.data.interactions import read_entries
 from raysys.data.parsing import combine
 from raysys.data.queries import Queries, read_queries
 from raysys.data.samples import Samples
@@ -163,12 +164,26 @@ def sample_histories(reading: Reading) -> tuple[Sampled, IdCounts]:
         targets = np.array([item for one in shown if one.part == part for item in one.targets], np.int64)
         if len(targets):
             counts[f"{part} targets"] = count_ids(targets, reading.num_items)
-    return Sampled(timelines, stored, shown, reading.shape), counts
+    matrix = _matrix(reading, chosen) if reading.run.learns_by == "rows" else None
+    return Sampled(timelines, stored, shown, reading.shape, matrix), counts
 
 
 def count_ids(item_idx: np.ndarray, num_items: int) -> tuple[int, int]:
     """Return how many ids there are, and how many of them stand for no item."""
     return len(item_idx), int(((item_idx < NUM_RESERVED) | (item_idx >= num_items)).sum())
+
+
+def _matrix(reading: Reading, chosen: list[Chosen]) -> dict[str, dict[int, int]]:
+    """Return user -> item_idx -> events, as a counting model reads them."""
+    result: dict[str, dict[int, int]] = {}
+    for some in chosen:
+        entries = read_entries(reading.features, some.part)
+        numbers = read_columns(reading.features, f"sequences/{some.part}", ("user_idx",)).column("user_idx")
+        for row, user in zip(some.rows.tolist(), some.users, strict=True):
+            mine = np.flatnonzero(entries.user_idx == numbers[row].as_py())
+            pairs = zip(entries.item_idx[mine].tolist(), entries.count[mine].tolist(), strict=True)
+            result[user] = dict(pairs)
+    return result
 
 
 def _shown_in_training(reading: Reading, some: Chosen, timelines: Mapping[str, Timeline]) -> list[Shown]:

@@ -17,6 +17,7 @@ import torch
 from jobs import doctor, evaluate, index, pipeline
 from raysys.data import samples, short_long
 from raysys.data.history import last_positions
+from raysys.data.interactions import Entries
 from raysys.distributed.checkpoints import catalog_of, from_bytes, to_bytes
 from raysys.distributed.doctor import examine
 from raysys.evaluation.doctor.check import ORDER
@@ -134,7 +135,7 @@ def test_a_clean_run_has_no_fault_and_every_check_has_its_line(name, request, ca
     assert "fault" not in states.values()
     lines = [line for line in shown if line.startswith(("ok  ", "warning  ", "fault  ", "not checked  "))]
     assert [line[13:].split()[0] for line in lines] == list(ORDER)
-    assert shown[-1].startswith("23 checks: ")
+    assert shown[-1].startswith(f"{len(ORDER)} checks: ")
     always = {
         "stages_fit",
         "stored_order",
@@ -150,6 +151,7 @@ def test_a_clean_run_has_no_fault_and_every_check_has_its_line(name, request, ca
     ]  # fmt: skip
     assert {states[check] for check in of_vectors} == {"not checked" if name == "item_cf" else "ok"}
     assert states["short_long_apart"] == ("ok" if name == "sdm" else "not checked")
+    assert states["training_matrix"] == ("ok" if name == "item_cf" else "not checked")
     assert states["saturated_gate"] == ("ok" if name == "sdm" else "not checked")
 
 
@@ -288,6 +290,19 @@ def test_the_oldest_events_in_the_place_of_the_newest_are_a_wrong_cut(mind):
     assert check.state == "fault"
     assert 0 < check.figures["wrong"] <= check.figures["cut"]
     assert found["future_items"].state == "ok"
+
+
+def test_a_matrix_with_held_out_events_is_found(item_cf):
+    def every_part(sequences, value=None, part="train"):
+        return own(sequences, value, "test")
+
+    own = Entries.of
+    with mock.patch.object(Entries, "of", every_part):
+        check = checks_of(item_cf)["training_matrix"]
+    assert check.state == "fault"
+    assert (
+        check.figures["wrong"] == check.figures["held_out"] == check.figures["users"]
+    )  # one event of valid each
 
 
 def test_a_long_term_that_holds_the_session_is_not_apart(sdm):
@@ -639,6 +654,15 @@ def test_a_fault_is_one_line_on_stderr_and_exit_code_2(broken, capsys):
     assert "reserved_items" in faults
     assert f"{len(faults)} faults, the first: {faults[0]}" in shown.err
     assert all(f"fault        {name}" in shown.out for name in faults)
+
+
+def test_weights_of_another_version_are_one_clear_line(broken, capsys):
+    path, out = broken
+    edit_weights(out, lambda weights: weights.pop("items.item"))
+    assert doctor.main(["--run", str(path), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "run jobs/train.py again" in error
 
 
 def test_no_features_is_one_clear_line_and_missing_stages_are_named(broken, tmp_path, capsys):

@@ -11,10 +11,10 @@ from raysys.errors import DataError
 State = Literal["ok", "warning", "fault", "not checked"]
 ORDER = (
     "stages_fit", "stored_order", "held_out_events", "future_items", "history_truncation", "short_long_apart",
-    "split_leakage", "reserved_items", "accidental_hits", "sampler_order", "logq_correction",
-    "exported_vectors", "training_similarity", "index_order", "same_user_same_vectors", "chance_level",
-    "vectors_find_targets", "untrained_self", "collapsed_interests", "saturated_gate", "learning_curve",
-    "cold_start", "likely_mistakes",
+    "training_matrix", "split_leakage", "reserved_items", "accidental_hits", "sampler_order",
+    "logq_correction", "exported_vectors", "training_similarity", "index_order", "same_user_same_vectors",
+    "chance_level", "vectors_find_targets", "untrained_self", "collapsed_interests", "saturated_gate",
+    "learning_curve", "cold_start", "likely_mistakes",
 )  # fmt: skip
 """The checks, the most important first: what makes every figure wrong, then what makes a model bad."""
 STATES: tuple[State, ...] = ("ok", "warning", "fault", "not checked")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from raysys.data.shapes import SampleShape
 from raysys.evaluation.doctor.census import Census
 from raysys.evaluation.doctor.check import Check, judged, not_checked
-from raysys.evaluation.doctor.timeline import Timeline, expected_inputs
+from raysys.evaluation.doctor.timeline import TEST, TRAIN, VALID, Timeline, expected_inputs
 from raysys.evaluation.findings import plural
 
 AGAIN = "delete features/ and run jobs/prepare.py again; if it stays, the code that cuts histories is wrong"
@@ -53,12 +53,14 @@ class Sampled:
         stored: user -> what `sequences/` says.
         shown: training samples and queries of these users.
         shape: of the batches.
+        matrix: user -> item_idx -> training events, as a counting model reads them; None for other models.
     """
 
     timelines: Mapping[str, Timeline]
     stored: Mapping[str, Stored]
     shown: Sequence[Shown]
     shape: SampleShape
+    matrix: Mapping[str, Mapping[int, int]] | None = None
 
     @property
     def looked_at(self) -> str:
@@ -97,7 +99,7 @@ def held_out_events(sample: Sampled) -> Check:
         found = sample.stored[user].roles
         if len(found) == len(line.roles):
             wrong += sum(a != b for a, b in zip(found, line.roles, strict=True))
-            leaked += sum(a == 0 and b in (1, 2) for a, b in zip(found, line.roles, strict=True))
+            leaked += sum(a == TRAIN and b in (VALID, TEST) for a, b in zip(found, line.roles, strict=True))
     return judged(
         "held_out_events",
         f"roles of {plural(len(sample.timelines), 'user')}, against [split] on the log",
@@ -191,6 +193,29 @@ def short_long_apart(sample: Sampled) -> Check:
         "session.long_term_s and session.long_term_max, and run jobs/prepare.py again",
         fault=bool(wrong or twice),
         figures={"shown": len(sample.shown), "wrong": wrong, "twice": twice},
+    )
+
+
+def training_matrix(sample: Sampled) -> Check:
+    """Compare what a counting model learns from with the training events of the log."""
+    name = "training_matrix"
+    if sample.matrix is None:
+        return not_checked(name, "the model learns from samples, not from a matrix")
+    wrong = held_out = 0
+    for user, line in sample.timelines.items():
+        roles = list(zip(line.items, line.roles, strict=True))
+        expected = Counter(item for item, role in roles if role == TRAIN)
+        found = Counter(sample.matrix.get(user, {}))
+        wrong += found != expected
+        held_out += ((found - expected) & Counter(i for i, role in roles if role in (VALID, TEST))).total()
+    return judged(
+        name,
+        f"cells of {plural(len(sample.timelines), 'user')}, against the log",
+        f"{plural(wrong, 'user')} with other cells than their training events; {plural(held_out, 'event')} "
+        "of these are held out",
+        "a counting model may see training events only: run jobs/prepare.py and jobs/train.py again",
+        fault=wrong > 0,
+        figures={"users": len(sample.timelines), "wrong": wrong, "held_out": held_out},
     )
 
 
