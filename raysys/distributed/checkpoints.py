@@ -160,7 +160,8 @@ def load_trained(checkpoint: Folder, features: Folder) -> Trained:
     """Return a trained model.
 
     Raises:
-        ManifestError: no finished checkpoint, or one whose item vocabulary is not that of the features.
+        ManifestError: no finished checkpoint, one whose item vocabulary is not that of the features, or one
+            of another model or version.
     """
     manifest = read_manifest(checkpoint, KIND, "train")
     made_from = read_manifest(features, "features", "prepare")
@@ -178,5 +179,11 @@ def load_trained(checkpoint: Folder, features: Folder) -> Trained:
         return Trained(build_row_model(run.model_name, run.model), run, manifest, State())
     catalog = catalog_of(features, made_from)
     model = build_model(run.model_name, run.model, catalog, run.training.loss, run.training.seed)
-    model.load_state_dict(from_bytes(checkpoint.read_bytes("weights.pt")))
+    try:
+        model.load_state_dict(from_bytes(checkpoint.read_bytes("weights.pt")))
+    except RuntimeError:  # torch lists every parameter, a screen of names
+        raise ManifestError(
+            f"{checkpoint.uri}/weights.pt: not the parameters of {run.model_name} as this version builds it; "
+            "run jobs/train.py again"
+        ) from None
     return Trained(model.eval(), run, manifest, State(**checkpoint.read_json("state.json")))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raysys.catalog import Catalog
 from raysys.data.budget import part_samples
 from raysys.data.epochs import EpochPlan, ahead, epoch_batches
 from raysys.data.shapes import SampleShape
@@ -74,15 +75,7 @@ def train_loop(job: Job, rank: Rank) -> None:
     state = resume.load(model, optimizer)
     wrapped = wrap(model, rank)
     shared = share_memory(wrapped, rank)
-    inputs = LossInputs(
-        training.loss,
-        catalog.item_counts,
-        run.model.num_negatives if training.loss in WITH_NEGATIVES else 1,
-        sampler=training.sampler,
-        power=training.sampler_power,
-        calibration=training.gbce_t,
-        seed=derive_seed(training.seed, "negatives"),
-    )
+    inputs = loss_inputs(run, catalog)
     loop = _Loop(job, rank, model, wrapped, shared, optimizer, resume, state, inputs)
     if rank.rank == 0:
         rank.say(
@@ -95,6 +88,20 @@ def train_loop(job: Job, rank: Rank) -> None:
             }
         )
     loop.run()
+
+
+def loss_inputs(run: RunConfig, catalog: Catalog) -> LossInputs:
+    """Return what makes the negatives and corrections of a run's loss."""
+    training = run.training
+    return LossInputs(
+        training.loss,
+        catalog.item_counts,
+        run.model.num_negatives if training.loss in WITH_NEGATIVES else 1,
+        sampler=training.sampler,
+        power=training.sampler_power,
+        calibration=training.gbce_t,
+        seed=derive_seed(training.seed, "negatives"),
+    )
 
 
 class _Loop:

@@ -13,6 +13,7 @@ from raysys.data.json_lines import UNPARSABLE
 from raysys.data.log_config import SideFeature, SideTable
 from raysys.data.separated import WRONG_WIDTH
 from raysys.data.sources import SOURCES
+from raysys.evaluation.doctor.check import ORDER
 from raysys.evaluation.findings import MEANINGS
 from raysys.evaluation.lists import LIST_METRICS
 from raysys.evaluation.metrics import CATALOGUE_METRICS, METRICS
@@ -72,6 +73,13 @@ def test_every_reject_reason_is_named():
     reasons = {*re.findall(named, sources), WRONG_WIDTH, UNPARSABLE}
     assert len(reasons) == 11
     assert [name for name in reasons if f"`{name}`" not in REFERENCE] == []
+
+
+def test_every_check_of_the_doctor_is_named_in_its_order():
+    rows = re.findall(
+        r"^\| `(\w+)` \|", REFERENCE.partition("## Doctor")[2].partition("## Samples")[0], re.MULTILINE
+    )
+    assert rows == list(ORDER)
 
 
 def test_every_published_source_is_named():
