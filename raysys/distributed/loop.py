@@ -18,6 +18,7 @@ from raysys.data.epochs import EpochPlan, ahead, epoch_batches
 from raysys.data.shapes import SampleShape
 from raysys.distributed.board import Board
 from raysys.distributed.checkpoints import ResumeFolder, State, catalog_of
+from raysys.distributed.gauges import Gauges
 from raysys.distributed.rank import Rank, generators_of, has_core_to_spare, share_memory, wrap
 from raysys.distributed.same_node import SharedSum
 from raysys.distributed.validation import validate
@@ -126,6 +127,7 @@ class _Loop:
         self.plan = job.plan
         self.total_steps = sum(self.plan.steps(epoch) for epoch in range(self.training.epochs))
         self.board = Board(job.out / "logs", state.global_step) if rank.rank == 0 else None
+        self.gauges = Gauges(job.out.uri, job.run.model_name) if rank.rank == 0 else None
         self.counted = StepTotals()
         self.clock = time.monotonic()
         self.shown = 0.0
@@ -258,8 +260,14 @@ class _Loop:
             "eta_s": round(left * self.training.batch_size / max(rate, 1e-9)),
         }
         self.rank.say(line)
+        self._show({"train/loss": loss, "train/samples_per_s": rate})
+
+    def _show(self, values: Mapping[str, float]) -> None:
+        """Draw values in TensorBoard and show them to Prometheus."""
         assert self.board is not None
-        self.board.write(state.global_step, {"train/loss": loss, "train/samples_per_s": rate})
+        assert self.gauges is not None
+        self.board.write(self.state.global_step, values)
+        self.gauges.write(values)
 
     def _end_epoch(self) -> None:
         state, training = self.state, self.training
@@ -289,8 +297,8 @@ class _Loop:
             state.stopped = "patience"
         path = ""
         if self.rank.rank == 0:
-            assert self.board is not None
-            self.board.write(state.global_step, metrics)
+            rate = state.samples / max(state.train_s, 1e-9)
+            self._show(metrics | {"train/samples_per_s": rate})
             path = self.save()
             self.rank.say(
                 {
