@@ -335,7 +335,7 @@ def _restore(kind: str, metric: Metric, dim: int, data: bytes) -> ExactIndex | F
 
 
 def make_faiss_index(kind: str, metric: Metric, dim: int, search_parameters: str = "") -> Any:
-    """Return an empty index of Faiss without ids, of its own class; ConfigError where Faiss cannot build it."""
+    """Return an empty index of Faiss without ids; ConfigError where Faiss cannot build it."""
     comparison = _FAISS_METRIC[product_of(metric)]
     try:
         inner = faiss.index_factory(dim, "Flat" if kind == "flat" else kind, comparison)

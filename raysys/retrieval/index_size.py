@@ -112,8 +112,8 @@ def _lists(index: Any) -> tuple[Layout, bool]:
 
 
 def _graph(index: Any) -> tuple[Layout, bool]:
-    """Implements the levels of Malkov & Yashunin 2016 (arXiv:1603.09320): a vector is on level l or above with
-    probability M^-l, has 2 M links on level 0 and M on each other one; Faiss adds its level and an offset."""
+    """Return the layout of HNSW (Malkov & Yashunin 2016, arXiv:1603.09320): a vector is on level l or above
+    with probability M^-l and has 2 M links on level 0 and M on others; Faiss adds its level and an offset."""
     storage, known = _layout(own_class(index.storage))
     links = index.hnsw.nb_neighbors(1)
     per_item = 2 * FLOAT * links + FLOAT * links / (links - 1) + FLOAT + IDX

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raysys.errors import ConfigError
-from raysys.retrieval.index import IndexConfig, build_index, load_index
+from raysys.retrieval.index import IndexConfig, build_index, load_index, set_search_threads
 from raysys.retrieval.index_size import index_size
 from raysys.storage import Folder
 
@@ -20,7 +20,8 @@ TOLERANCE = 0.02
 
 @pytest.fixture(scope="module")
 def vectors():
-    return np.random.default_rng(0).normal(size=(3000, DIM)).astype(np.float32)
+    set_search_threads(1)
+    return np.random.default_rng(0).normal(size=(1500, DIM)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", KINDS)
