@@ -10,16 +10,17 @@ from raysys.retrieval.index_size import IndexSize, index_size
 from raysys.run import RunConfig
 from raysys.schema import NUM_RESERVED
 
-RAY_NODE = 600_000_000
+RAY_NODE = 560_000_000
 """Bytes of Ray's own processes on a node, and of the job."""
-TASK_PROCESS = 260_000_000
-"""Bytes of a process that runs tasks of the data stage, before it has read anything."""
-PARTITION_EVENT = 360
+TASK_PROCESS = 130_000_000
+"""Bytes of a process that runs tasks, before it has read anything; pages that several share are counted
+once. This and the next three were measured on logs of 1, 3, 10 and 30 million rows."""
+PARTITION_EVENT = 600
 """Bytes per event of a partition while it is sorted, drafted and written."""
-SHARD_EVENT = 60
+SHARD_ROW = 40
 """Bytes per row of the log in the object store, from its reading to its partition."""
-VOCABULARY_ID = 120
-"""Bytes per id while vocabularies are merged."""
+DRIVER_ROW = 25
+"""Bytes per row of the log elsewhere: what partitions tell of themselves, and ids."""
 SEARCH_PROCESS = 400_000_000
 """Bytes of a process that searches a shard or measures users, beside index and model."""
 CELL, CELL_PEAK = 40, 160
@@ -36,10 +37,11 @@ def preparing(sizes: Sizes, machine: Machine, object_store: int) -> int:
         machine: the nodes.
         object_store: bytes of Ray's object store on a node; what does not fit goes to disk.
     """
-    shuffled = min(SHARD_EVENT * sizes.rows // machine.nodes, object_store)
+    rows = sizes.rows // machine.nodes
+    shuffled = min(SHARD_ROW * rows, object_store) + DRIVER_ROW * rows
     at_once = min(2 * machine.cpus, max(1, sizes.parts))
     tasks = at_once * TASK_PROCESS + min(machine.cpus, sizes.parts) * PARTITION_EVENT * sizes.largest_part
-    return RAY_NODE + shuffled + tasks + VOCABULARY_ID * (sizes.users + sizes.items)
+    return RAY_NODE + shuffled + tasks
 
 
 @dataclass(frozen=True)
