@@ -90,6 +90,8 @@ def _training_remedy(inputs: "Inputs") -> str:
     rest = room - sum(size for name, size in parts.items() if name != largest)
     share = max(rest, 0) / max(parts[largest], 1)
     if largest == "model":
+        # steps, validation and checkpoints of a large table grow with it
+        share = max(room - worker.data, 0) / (worker.host - worker.start - worker.data)
         dim = int(run.model.embedding_dim * share) // LEAST_DIM * LEAST_DIM
         wanted = f"model.embedding_dim = {dim}" if dim >= LEAST_DIM else "a higher data.min_item_events"
         remedies.append(f"set {wanted} (the model takes {worker.model / GB:.1f} GB of a worker)")
