@@ -5,6 +5,7 @@ without Ray: nothing of a cluster is taken, and a probe that the system ends tak
 what to do from its standard input; the first of them answers with one line of JSON.
 """
 
+import contextlib
 import json
 import os
 import pickle
@@ -85,17 +86,7 @@ def probe(trial: Trial, settings: Mapping[str, str]) -> Probed:
     with tempfile.TemporaryDirectory(prefix="raysys-probe-") as folder:
         try:
             for rank in range(trial.world):
-                process = subprocess.Popen(  # our own module in our own interpreter
-                    [sys.executable, "-m", "raysys.distributed.probe"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=(Path(folder) / f"errors-{rank}").open("wb"),
-                    env=os.environ | settings | own,
-                )
-                processes.append(process)
-                assert process.stdin is not None
-                with process.stdin as stdin:
-                    stdin.write(pickle.dumps((trial, rank, folder)))
+                processes.append(_start(trial, rank, Path(folder), os.environ | settings | own))
             return _answer(processes[0], Path(folder) / "errors-0")
         finally:
             for process in processes:
@@ -103,6 +94,24 @@ def probe(trial: Trial, settings: Mapping[str, str]) -> Probed:
                 process.wait()
                 if process.stdout is not None:
                     process.stdout.close()
+
+
+def _start(
+    trial: Trial, rank: int, folder: Path, environment: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start one process of a trial and tell it what to do."""
+    with (folder / f"errors-{rank}").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "raysys.distributed.probe"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+        )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+        stdin.write(pickle.dumps((trial, rank, str(folder))))
+    return process
 
 
 def _answer(process: "subprocess.Popen[bytes]", errors: Path) -> Probed:

@@ -18,9 +18,9 @@ HEADER = 48
 """Bytes that the file has for each part of an index, about."""
 FAST_SCAN_BLOCK = 32
 """Codes of a fast-scan index are stored in blocks of so many vectors."""
-COPIES = {"exact": (3, 4), "flat": (2, 4), "faiss": (2, 3)}
+COPIES = {"exact": (3, 4), "flat": (3, 3), "faiss": (3, 3)}
 """How often the bytes of a shard are there at once while it is loaded, and while it is built and written:
-file, Faiss index and our own copy; vectors, Faiss index and file twice."""
+the file twice and the Faiss index; vectors, Faiss index and the file twice."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""jobs/plan.py: what it shows, its exit codes, and that it takes nothing; the probe against a real training."""
+"""jobs/plan.py: what it shows, its exit codes, that it takes nothing; and the probe of every model."""
 
 import json
 import subprocess
