@@ -201,9 +201,8 @@ def _probes(
     for workers in _worlds(run, machine, here, cuda):
         if workers * need > room:
             continue
-        threads = int(run.cluster.resources_per_worker.get("CPU", 0)) or max(
-            1, min(machine.cpus, here.cpus) // workers
-        )
+        asked = run.cluster.resources_per_worker.get("CPU", min(machine.cpus, here.cpus) // workers)
+        threads = max(1, int(asked))
         logger.info(fields(step="probe", workers=workers, threads=threads, seconds=seconds))
         try:
             trial = Trial(job, workers, threads, seconds, "cuda" if cuda else "cpu")

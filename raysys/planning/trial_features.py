@@ -16,7 +16,7 @@ from raysys.data.budget import SAMPLE_COUNTS, sample_counts_table
 from raysys.data.core import Core
 from raysys.data.log_config import DataConfig
 from raysys.data.parquet import write_columns, write_table
-from raysys.data.partitions import sort_events, split_duplicates
+from raysys.data.partitions import num_partitions_of, sort_events, split_duplicates
 from raysys.data.profile_file import item_counts
 from raysys.data.shapes import SampleShape
 from raysys.data.stages import Drafting, draft_sequences, write_sequences
@@ -123,7 +123,7 @@ def estimated_sizes(
     items = max(1, round(small.items / sample.items.share * sample.growth[1]))
     by_event, by_item, by_user = events / small.events, items / small.items, users / small.users
     by_sample = by_user if run.training.samples_per_user else by_event
-    parts = run.data.partitions or max(4, -(-sample.rows // 500_000))
+    parts = num_partitions_of(run.data, sample.sources)
     read = "read once" if sample.share >= 1 else f"{sample.share:.0%} of its rows read"
     return replace(
         small,
