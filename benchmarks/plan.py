@@ -214,7 +214,7 @@ def _job(name: str, run: Path, out: Path, flags: Sequence[str] = ()) -> None:
 
 def main(folder: str) -> None:
     """Load an index in this process and print by how many bytes it has grown, and at most."""
-    from raysys.distributed.probe import Memory
+    from raysys.planning.process_memory import Memory
     from raysys.retrieval.index import load_index
     from raysys.storage import Folder
 

@@ -12,7 +12,7 @@ from raysys.distributed import planner
 from raysys.distributed.cluster import WORKER_MEMORY
 from raysys.distributed.loop import Job
 from raysys.distributed.planner import plan_run
-from raysys.distributed.probe import ProbeError, Trial, array_bytes, probe
+from raysys.distributed.probe import ProbeError, Trial, probe
 from raysys.manifest import read_manifest
 from raysys.models import MODELS
 from raysys.planning.machine import this_machine
@@ -161,13 +161,6 @@ def test_the_error_of_a_probe_is_its_last_line(folder, tmp_path):
     job = Job(run, features, manifest, Folder(tmp_path / "unused"))
     with pytest.raises(ProbeError, match="no such file"):
         probe(Trial(job, seconds=0.05), WORKER_MEMORY)
-
-
-def test_bytes_of_arrays_are_counted_once(folder, tmp_path):
-    import numpy as np
-
-    whole = np.zeros(1000)
-    assert array_bytes({"a": whole, "b": whole[:10], "c": (whole, np.zeros(5, np.int8))}) == 8005
 
 
 def test_plan_json_says_what_the_page_says(folder, tmp_path, capsys):
