@@ -15,6 +15,8 @@ SMALL_VECTORS = 64_000_000
 """Bytes of item vectors that one process searches as fast as several would."""
 SHARD_SHARE = 0.25
 """Share of a node's memory that a shard may take while it is loaded."""
+LEAST_ROWS = 32
+"""Samples of a step that a worker has at least in a batch that is suggested."""
 MUCH_FASTER = 1.1
 """More workers are worth it from this factor on."""
 
@@ -44,12 +46,13 @@ def _batch_size(inputs: "Inputs") -> Suggestion:
         return Suggestion(key, most, now, f"an epoch has {samples:,} samples, which fill no batch of {now:,}")
     worker, usable = inputs.worker(inputs.workers), _room(inputs)
     value = now
-    while value % 2 == 0 and value > inputs.workers and worker.step * value / now > max(usable, 0):
+    while value % 2 == 0 and value // 2 >= LEAST_ROWS * inputs.workers and worker.step * value / now > usable:
         value //= 2
-    if value < now:
+    if usable >= worker.step * value / now and value < now:
         reason = f"a step of {now:,} samples takes {worker.step / GB:.2f} GB beside the model"
         return Suggestion(key, value, now, reason)
-    return Suggestion(key, now, now, "as in the run file, because it decides the result; it fits")
+    told = "it fits" if worker.step <= usable else "a smaller one alone would not make it fit"
+    return Suggestion(key, now, now, f"as in the run file, because it decides the result; {told}")
 
 
 def _room(inputs: "Inputs") -> int:

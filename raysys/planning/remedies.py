@@ -72,6 +72,9 @@ def _remedy(inputs: "Inputs", stage: str) -> str:
         return "use nodes with more memory, or lower cluster.object_store_mb"
     if run.learns_by == "rows":
         return "use a node with more memory, or raise data.min_item_events and data.min_user_events"
+    model = inputs.model.parameter_bytes
+    if stage == "evaluate" and model > stages.serving(run, inputs.sizes.items, 1, 1).shard.loading:
+        return f"set a smaller model.embedding_dim (a task that measures holds it, {model / GB:.1f} GB)"
     if stage in ("index", "evaluate"):
         shards = -(-run.index.shards * 2 // machine.nodes) * machine.nodes
         dim = run.model.embedding_dim

@@ -145,6 +145,19 @@ def test_a_batch_that_is_too_large_is_made_smaller():
         few.check()
 
 
+def test_a_step_that_is_too_large_asks_for_a_smaller_batch_only_where_that_helps():
+    def batch(probed, memory):
+        machine = replace(MACHINE, memory=memory)
+        found = make_plan(inputs(machine, probed={1: probed}, training={"batch_size": 1024})).suggestions
+        return next(s for s in found if s.key == "training.batch_size")
+
+    # 3.8 GB are usable, less 150 MB of Ray and 25 MB of data: half of 6 GB fits, a 32nd of 6,000 GB does not
+    assert batch(replace(PROBED, step_bytes=6 * GB), 4 * GB).value == 512
+    kept = batch(replace(PROBED, step_bytes=6000 * GB), 4 * GB)
+    assert (kept.value, kept.now) == (1024, 1024)
+    assert "would not make it fit" in kept.reason
+
+
 @pytest.mark.parametrize(
     ("changed", "remedy"),
     [
