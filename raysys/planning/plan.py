@@ -59,7 +59,7 @@ class Inputs:
     def training_node(self, workers: int) -> int:
         """Return the bytes of a node that its share of so many workers takes."""
         on_node = -(-workers // self.machine.nodes)
-        return stages.RAY_NODE + on_node * self.worker(workers).host
+        return stages.RAY_NODE + stages.TRAIN_PROCESSES + on_node * self.worker(workers).host
 
     def time(self, workers: int) -> TrainingTime | None:
         """Return how long a training on so many workers takes; None where no probe ran."""

@@ -86,7 +86,7 @@ def _remedy(inputs: "Inputs", stage: str) -> str:
 def _training_remedy(inputs: "Inputs") -> str:
     worker, machine = inputs.worker(inputs.workers), inputs.machine
     run, on_node = inputs.run, -(-inputs.workers // inputs.machine.nodes)
-    room = (machine.usable - stages.RAY_NODE) // on_node - worker.start
+    room = (machine.usable - stages.RAY_NODE - stages.TRAIN_PROCESSES) // on_node - worker.start
     remedies: list[str] = []
     parts = {"model": worker.model + worker.checkpoint, "data": worker.data_peak, "step": worker.step}
     largest = max(parts, key=lambda name: parts[name])

@@ -12,6 +12,8 @@ from raysys.schema import NUM_RESERVED
 
 RAY_NODE = 560_000_000
 """Bytes of Ray's own processes on a node, and of the job."""
+TRAIN_PROCESSES = 600_000_000
+"""Bytes of what Ray Train runs beside the workers: its controller, the relay of log lines, idle processes."""
 TASK_PROCESS = 130_000_000
 """Bytes of a process that runs tasks, before it has read anything; pages that several share are counted
 once. This and the next three were measured on logs of 1, 3, 10 and 30 million rows."""
