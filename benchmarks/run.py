@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import diversity, evaluation, peers, prepare, search, train
+from benchmarks import diversity, evaluation, peers, plan, prepare, search, train
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,18 @@ BENCHMARKS = (
     Benchmark("search_100k_users_1m_items_ivf_recall", 0.9, True, 1, lambda: search.many_users(True)[2]),
     Benchmark("evaluate_ml1m_s", 3.0, False, 3, evaluation.ml1m_s),
     Benchmark("diversify_ml1m_s", 2.0, False, 3, diversity.ml1m_s),
+    # 0.8: predicted within 20 % of what is measured
+    Benchmark("plan_features_counts", 0.8, True, 1, plan.features_counts),
+    Benchmark("plan_features_disk", 0.8, True, 1, plan.features_disk),
+    Benchmark("plan_prepare_memory", 0.8, True, 1, plan.prepare_memory),
+    Benchmark("plan_index_file", 0.8, True, 1, lambda: plan.index_bytes("file")),
+    Benchmark("plan_index_resident", 0.8, True, 1, lambda: plan.index_bytes("resident")),
+    Benchmark("plan_index_loading", 0.8, True, 1, lambda: plan.index_bytes("loading")),
+    Benchmark("plan_training_memory", 0.8, True, 3, plan.training_memory),
+    Benchmark("plan_training_node_memory", 0.8, True, 3, plan.training_node_memory),
+    Benchmark("plan_mind_samples_per_s", 0.8, True, 3, lambda: plan.speed("mind")),
+    Benchmark("plan_mind_samples_per_s_two_workers", 0.8, True, 3, lambda: plan.speed("mind", 2)),
+    Benchmark("plan_sdm_samples_per_s", 0.8, True, 3, lambda: plan.speed("sdm")),
 )
 
 

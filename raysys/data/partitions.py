@@ -6,9 +6,20 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.data.events import REJECTED_SCHEMA, file_of, position_of
+from raysys.data.files import rows_of
+from raysys.data.formats import Source
 from raysys.data.hashing import Coded, content_columns, hash_rows
+from raysys.data.log_config import DataConfig
 
 SECOND_NS = 10**9
+ROWS_PER_PARTITION = 500_000
+"""Rows of a partition that keep a task's arrays in the cache of one core."""
+MIN_PARTITIONS = 4
+
+
+def num_partitions_of(data: DataConfig, sources: Sequence[Source]) -> int:
+    """Return the configured number of partitions, or one per `ROWS_PER_PARTITION` rows."""
+    return data.partitions or max(MIN_PARTITIONS, -(-sum(map(rows_of, sources)) // ROWS_PER_PARTITION))
 
 
 def sort_events(table: pa.Table) -> pa.Table:

@@ -23,13 +23,14 @@ from raysys.data.formats import Source
 from raysys.data.log_config import DataConfig
 from raysys.data.mistakes import Config
 from raysys.data.parquet import write_table
+from raysys.data.partitions import num_partitions_of
 from raysys.data.profile_file import item_counts, rejected_rows, write_profile
 from raysys.data.rejects import remedy
 from raysys.data.stages import Drafting, draft_sequences, log_schema, write_sequences
 from raysys.data.tables import write_side_tables
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.cluster import DATA_WORKERS, run_tasks
-from raysys.distributed.shuffle import MAX_GROWTH, Shuffled, num_partitions_of, shuffle_events
+from raysys.distributed.shuffle import MAX_GROWTH, Shuffled, shuffle_events
 from raysys.errors import DataError
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest

@@ -67,8 +67,24 @@ class Job:
 
 def train_loop(job: Job, rank: Rank) -> None:
     """Train from the last checkpoint to the end, or until somebody asks to stop; every rank runs this."""
-    run, training = job.run, job.run.training
     begin = time.monotonic()
+    loop = make_loop(job, rank)
+    if rank.rank == 0:
+        rank.say(
+            {
+                "model": job.run.model_name,
+                "parameters": sum(p.numel() for p in loop.model.parameters()),
+                "workers": rank.world,
+                "threads": torch.get_num_threads(),
+                "start_s": time.monotonic() - begin,
+            }
+        )
+    loop.run()
+
+
+def make_loop(job: Job, rank: Rank) -> "Loop":
+    """Return one rank's training, its model and optimiser as the last checkpoint left them."""
+    run, training = job.run, job.run.training
     catalog = catalog_of(job.features, job.manifest)
     model = build_model(run.model_name, run.model, catalog, training.loss, training.seed).to(rank.device)
     optimizer = build_optimizer(model, training)
@@ -77,18 +93,7 @@ def train_loop(job: Job, rank: Rank) -> None:
     wrapped = wrap(model, rank)
     shared = share_memory(wrapped, rank)
     inputs = loss_inputs(run, catalog)
-    loop = _Loop(job, rank, model, wrapped, shared, optimizer, resume, state, inputs)
-    if rank.rank == 0:
-        rank.say(
-            {
-                "model": run.model_name,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "workers": rank.world,
-                "threads": torch.get_num_threads(),
-                "start_s": time.monotonic() - begin,
-            }
-        )
-    loop.run()
+    return Loop(job, rank, model, wrapped, shared, optimizer, resume, state, inputs)
 
 
 def loss_inputs(run: RunConfig, catalog: Catalog) -> LossInputs:
@@ -105,7 +110,7 @@ def loss_inputs(run: RunConfig, catalog: Catalog) -> LossInputs:
     )
 
 
-class _Loop:
+class Loop:
     """The state of one rank's training and the steps that change it."""
 
     def __init__(
@@ -150,7 +155,7 @@ class _Loop:
         self.counted, self.clock = StepTotals(), time.monotonic()
         steps = self.plan.steps(self.state.epoch)
         if self.state.step < steps:
-            batches = self._tensors(self.state.step)
+            batches = self.tensors(self.state.step)
             before = self.state.global_step - self.state.step
             train_steps(
                 self.wrapped,
@@ -162,7 +167,8 @@ class _Loop:
                 lambda step: learning_rate(self.training, before + step, self.total_steps),
             )
 
-    def _tensors(self, first_step: int) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+    def tensors(self, first_step: int) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        """Yield (step, batch) of this rank for the present epoch, on the rank's device."""
         batches = self._arrays(first_step)
         if has_core_to_spare(self.rank.device, self.rank.on_node):
             batches = ahead(batches)

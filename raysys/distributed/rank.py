@@ -42,8 +42,6 @@ def wrap(model: nn.Module, rank: Rank) -> nn.Module:
     """Return the model as the ranks train it together, or itself for one rank."""
     if rank.world == 1:
         return model
-    from ray.train.torch import prepare_model
-
     # buffers are the same on all ranks from the start and never change; copying them before every step took
     # a fifth of its time
     options: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
@@ -51,6 +49,9 @@ def wrap(model: nn.Module, rank: Rank) -> nn.Module:
         # over gloo a message costs more than its bytes; without this DDP sends a small bucket first, to start
         # early
         options["bucket_cap_mb"] = 25
+        return DistributedDataParallel(model, **options)
+    from ray.train.torch import prepare_model
+
     return prepare_model(model, parallel_strategy_kwargs=options)
 
 

@@ -22,9 +22,10 @@ import ray
 import ray.data
 
 from raysys.data.append import EVENTS, Base, Counts, move_partition, move_rejected
-from raysys.data.files import pieces_of, rows_of
+from raysys.data.files import pieces_of
 from raysys.data.formats import Source
 from raysys.data.log_config import DataConfig
+from raysys.data.partitions import num_partitions_of
 from raysys.data.stages import Drafting, counts_by_file, number_rejected, read_events, write_partition
 from raysys.distributed.cluster import DATA_WORKERS, own_errors, run_tasks
 from raysys.logs import fields
@@ -35,11 +36,8 @@ logger = logging.getLogger(__name__)
 logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
 logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
-ROWS_PER_PARTITION = 500_000
-"""Rows of a partition that keep a task's arrays in the cache of one core."""
 BYTES_PER_HANDOVER = 256 * 2**20
 """Shards that one map task of the shuffle hands on."""
-MIN_PARTITIONS = 4
 MAX_GROWTH = 4
 """A log that has outgrown its partitions by this factor is built anew, with more of them."""
 
@@ -70,11 +68,6 @@ class Shuffled:
         """Counts of the whole log, duplicates with them."""
         twice = Counts(rejected={"duplicate": sum(self.duplicates.values())})
         return Counts.total([*self.by_file.values(), twice])
-
-
-def num_partitions_of(data: DataConfig, sources: Sequence[Source]) -> int:
-    """Return the configured number of partitions, or one per `ROWS_PER_PARTITION` rows."""
-    return data.partitions or max(MIN_PARTITIONS, -(-sum(map(rows_of, sources)) // ROWS_PER_PARTITION))
 
 
 def part_name(number: int) -> str:

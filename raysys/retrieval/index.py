@@ -201,7 +201,7 @@ class FaissIndex:
         self.dim = dim
         self._product: Product = product_of(metric)
         # The map owns the inner index, so both are kept; vectors of a flat index are read in place.
-        self._mapped: Any = stored or faiss.IndexIDMap(_make(kind, metric, dim, search_parameters))
+        self._mapped: Any = stored or faiss.IndexIDMap(make_faiss_index(kind, metric, dim, search_parameters))
         self._inner: Any = faiss.downcast_index(self._mapped.index)
         self._flat = type(self._inner) in _FLAT_TYPES
         self._item_idx: IntArray = faiss.vector_to_array(self._mapped.id_map).astype(np.int64)
@@ -334,7 +334,8 @@ def _restore(kind: str, metric: Metric, dim: int, data: bytes) -> ExactIndex | F
     return index
 
 
-def _make(kind: str, metric: Metric, dim: int, search_parameters: str) -> Any:
+def make_faiss_index(kind: str, metric: Metric, dim: int, search_parameters: str = "") -> Any:
+    """Return an empty index of Faiss without ids; ConfigError where Faiss cannot build it."""
     comparison = _FAISS_METRIC[product_of(metric)]
     try:
         inner = faiss.index_factory(dim, "Flat" if kind == "flat" else kind, comparison)
@@ -348,6 +349,17 @@ def _make(kind: str, metric: Metric, dim: int, search_parameters: str) -> Any:
         except RuntimeError as error:
             raise ConfigError(f"index.search_parameters: {search_parameters!r}: {_reason(error)}") from None
     return inner
+
+
+def own_class(index: Any) -> Any:
+    """Return an index of Faiss that is part of another one as an object of its own class."""
+    return faiss.downcast_index(index)
+
+
+def transforms_of(index: Any) -> list[tuple[str, int, int]]:
+    """Return class, input and output dimension of what an `IndexPreTransform` does to vectors, in order."""
+    chain = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
+    return [(type(one).__name__, one.d_in, one.d_out) for one in chain]
 
 
 def _reason(error: RuntimeError) -> str:
