@@ -75,8 +75,8 @@ def build(run: RunConfig, out: Folder) -> Folder:
             "vocabularies": vectors.info["vocabularies"],
             "build_s": time.monotonic() - begin,
         }
-        staged.filesystem.delete_file(f"{staged.path}/{EMPTY}")
-        staged.filesystem.delete_file(f"{staged.path}/{EMPTY}.json")
+        staged.delete_file(EMPTY)
+        staged.delete_file(f"{EMPTY}.json")
         Manifest(kind=KIND, config_digest=digest, parents=parents, info=info).write(staged)
     logger.info(
         fields(
