@@ -1,10 +1,13 @@
 """What a URI opens through pyarrow.fs, how long an object store may take, and what its errors mean."""
 
 import functools
+import io
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raysys.errors import ConfigError, StorageError
@@ -14,6 +17,9 @@ MAX_ATTEMPTS = 8
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 20.0
 """Silence of a connected server after which a request is tried again."""
+
+FIRST_WAIT_S, LAST_WAIT_S = 0.5, 16.0
+"""Waits between the tries that are our own: the first, and what doubling it ends at."""
 
 FLAT = ("s3", "gcs")
 """Stores without folders: a file is written without making its folder first, which would take a request for
@@ -70,6 +76,65 @@ def _s3_again(options: dict[str, Any]) -> pafs.FileSystem:
 
 
 @contextmanager
+def open_input(filesystem: pafs.FileSystem, path: str) -> Generator[pa.NativeFile]:
+    """Open a file for random reads.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    with filesystem.open_input_file(path) as file:
+        yield pa.PythonFile(_PatientReader(file), mode="r") if filesystem.type_name == "s3" else file
+
+
+class _PatientReader(io.RawIOBase):
+    """Reads an S3 file and tries again what pyarrow gives up at once.
+
+    pyarrow lets the body of an answer run into memory of the size that was asked for. Where the page that
+    comes with "503 Slow Down" is longer than that, as with the last bytes of a Parquet file, the error is
+    one of the memory, which nothing in pyarrow tries again.
+    """
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        super().__init__()
+        self.file, self.size, self.place = file, int(file.size()), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        return self.place
+
+    def readall(self) -> bytes:
+        return self.read(-1)
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self.size - self.place, 0)
+        wanted = left if size < 0 else min(size, left)
+        data = self._read(wanted) if wanted else b""
+        self.place += len(data)
+        return data
+
+    def _read(self, size: int) -> bytes:
+        wait_s = FIRST_WAIT_S
+        for _ in range(MAX_ATTEMPTS - 1):
+            try:
+                return self.file.read_at(size, self.place)
+            except OSError as error:
+                if "Failed to flush response stream" not in str(error):
+                    raise
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, LAST_WAIT_S)
+        return self.file.read_at(size, self.place)
+
+
+@contextmanager
 def answers(uri: str, *secrets: str) -> Generator[None]:
     """Turn an object store's last word on a request into one line.
 
@@ -94,6 +159,6 @@ def answers(uri: str, *secrets: str) -> Generator[None]:
                 "their rights"
             ) from None
         raise StorageError(
-            f"{uri}: the object store gives no answer in {MAX_ATTEMPTS} tries: {reason}; see that it runs and "
-            "can be reached, then run the same command again"
+            f"{uri}: the object store gives no answer in {MAX_ATTEMPTS} tries: {reason}; see that it runs "
+            "and can be reached, then run the same command again"
         ) from None

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raysys.errors import ConfigError, DataError
-from raysys.filesystems import FLAT, answers, open_uri
+from raysys.filesystems import FLAT, answers, open_input, open_uri
 
 MANIFEST = "manifest.json"
 
@@ -112,13 +112,12 @@ class Folder:
     @contextmanager
     def open_input(self, name: str) -> Generator[pa.NativeFile]:
         """Open a file for random reads; DataError names a file that is not there."""
-        with self._answers(name):
+        with self._answers(name), ExitStack() as stack:
             try:
-                file = self.filesystem.open_input_file(self._at(name))
+                file = stack.enter_context(open_input(self.filesystem, self._at(name)))
             except FileNotFoundError:
                 raise DataError(f"{self.uri}/{name}: no such file") from None
-            with file:
-                yield file
+            yield file
 
     @contextmanager
     def open_output(self, name: str) -> Generator[pa.NativeFile]:
@@ -126,7 +125,7 @@ class Folder:
         path = self._at(name)
         with self._answers(name):
             self._make_parent(path)
-            with self.filesystem.open_output_stream(path) as file:
+            with self.filesystem.open_output_stream(path, compression=None) as file:
                 yield file
 
     def _make_parent(self, path: str) -> None:

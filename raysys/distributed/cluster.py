@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -44,6 +44,8 @@ def connect(address: str | None, config: ClusterConfig) -> None:
     Raises:
         ConfigError: no cluster answers at the address.
     """
+    _data_labels.clear()
+    _data_labels.update(config.data_labels)
     if ray.is_initialized():
         return
     if address is None:
@@ -71,11 +73,41 @@ def connect(address: str | None, config: ClusterConfig) -> None:
         raise ConfigError(
             f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}"
         ) from None
+    logger.info(fields(nodes=len(node_cpus({})), cpus=sum(node_cpus({}))))
+    for name, labels in (("data_labels", config.data_labels), ("training_labels", config.training_labels)):
+        if not node_cpus(labels):
+            logger.warning(fields(waits_for=f"cluster.{name}", labels=labels, reason="no node has them yet"))
+
+
+_data_labels: dict[str, str] = {}
+"""Labels of the nodes that data tasks and shards go to; what `connect` was told last."""
+
+
+def data_labels() -> dict[str, str]:
+    """Return the labels of the nodes for data tasks and shards, as `label_selector` of Ray takes them."""
+    return dict(_data_labels)
+
+
+def node_cpus(labels: Mapping[str, str]) -> list[int]:
+    """Return the CPUs of each node that is up and has the labels."""
+    return [
+        int(node["Resources"].get("CPU", 0))
+        for node in ray.nodes()
+        if node["Alive"] and labels.items() <= node["Labels"].items()
+    ]
 
 
 def num_cpus() -> int:
-    """Return the CPUs of the whole cluster."""
-    return int(ray.cluster_resources().get("CPU", 1))
+    """Return the CPUs of all nodes for data tasks, at least one."""
+    return max(1, sum(node_cpus(_data_labels)))
+
+
+def share_of_cpus(cpus: Sequence[int], workers: int) -> int:
+    """Return the most CPUs that each of some workers can have on nodes with so many, at least one."""
+    for share in range(max(cpus, default=1), 1, -1):
+        if sum(node // share for node in cpus) >= workers:
+            return share
+    return 1
 
 
 @contextmanager
@@ -128,7 +160,9 @@ def run_tasks(
         progress: a name; where given, progress is logged every few seconds.
         runtime_env: of the tasks; only those with the same one share workers.
     """
-    remote: Any = ray.remote(num_cpus=cpus, max_retries=3, runtime_env=runtime_env or {})
+    remote: Any = ray.remote(
+        num_cpus=cpus, max_retries=3, runtime_env=runtime_env or {}, label_selector=data_labels()
+    )
     task = remote(function)
     references = [ray.put(value) for value in shared]
     waiting = list(enumerate(items))[::-1]

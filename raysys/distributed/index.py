@@ -19,7 +19,7 @@ import ray
 
 from raysys import config as configuration
 from raysys.data.parsing import combine
-from raysys.distributed.cluster import cause_of, num_cpus, run_tasks
+from raysys.distributed.cluster import cause_of, data_labels, num_cpus, run_tasks
 from raysys.distributed.exporter import KIND as VECTORS
 from raysys.errors import ConfigError, RetrievalError
 from raysys.logs import fields
@@ -220,7 +220,13 @@ def open_index(folder: Folder, replicas: int) -> tuple[ShardedIndex, Manifest]:
     names = [shard["name"] for shard in manifest.info["shards"]]
     cpus = min(1.0, 0.5 * num_cpus() / (len(names) * replicas))
     # Spread, so that a lost node takes as few copies of one shard as possible with it.
-    remote: Any = ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=3, scheduling_strategy="SPREAD")
+    remote: Any = ray.remote(
+        num_cpus=cpus,
+        max_restarts=-1,
+        max_task_retries=3,
+        scheduling_strategy="SPREAD",
+        label_selector=data_labels(),
+    )
     actor = remote(ShardActor)
     handles = [[actor.remote(folder, name, max(1, int(cpus))) for _ in range(replicas)] for name in names]
     index = ShardedIndex(handles, sum(shard["items"] for shard in manifest.info["shards"]))

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +39,15 @@ TICK_STEPS = 10
 
 @dataclass(frozen=True)
 class Job:
-    """What every rank needs; small enough to send."""
+    """What every rank needs; small enough to send.
 
-    run: RunConfig
+    Ray Train keeps its text among the records of the run, so that leaves out the run, whose paths may hold
+    credentials.
+    """
+
+    run: RunConfig = field(repr=False)
     features: Folder
-    manifest: Manifest
+    manifest: Manifest = field(repr=False)
     out: Folder
 
     @property
@@ -183,7 +187,7 @@ class _Loop:
         if self.training.source == "ray_data" and self.job.run.cluster.workers > 0:
             from raysys.distributed.feed import ray_data_batches
 
-            return ray_data_batches(*where)
+            return ray_data_batches(*where, self.job.run.cluster.data_labels)
         return epoch_batches(*where)
 
     def _after_step(self, step: int, totals: StepTotals) -> bool:

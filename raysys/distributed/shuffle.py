@@ -26,7 +26,7 @@ from raysys.data.files import pieces_of, rows_of
 from raysys.data.formats import Source
 from raysys.data.log_config import DataConfig
 from raysys.data.stages import Drafting, counts_by_file, number_rejected, read_events, write_partition
-from raysys.distributed.cluster import DATA_WORKERS, own_errors, run_tasks
+from raysys.distributed.cluster import DATA_WORKERS, data_labels, own_errors, run_tasks
 from raysys.logs import fields
 from raysys.storage import Folder
 
@@ -145,6 +145,7 @@ def shuffle_files(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.op_resource_reservation_enabled = False
+    context.execution_options.label_selector = data_labels() or None
     context.shuffle_compression = None if len(ray.nodes()) == 1 else "lz4"
     # Shards need no work but to be handed on, and another task would be another process to start.
     context.shuffle_input_batch_bytes = BYTES_PER_HANDOVER

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from raysys.distributed.checkpoints import KIND, ResumeFolder
-from raysys.distributed.cluster import Relay, num_cpus, own_errors
+from raysys.distributed.cluster import Relay, node_cpus, own_errors, share_of_cpus
 from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
@@ -107,12 +107,16 @@ def _train_on_ray(job: Job) -> None:
     resources = dict(cluster.resources_per_worker) or {"CPU": float(max(1, _cpu_share(job)))}
     storage = job.out / ".checkpoint.resume" / "ray"
     local = storage.is_local
+    logger.info(fields(starting_workers=cluster.workers, gpu=cluster.use_gpu, each=resources))
     with Relay(_show) as relay:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"job": job, "relay": relay, "threads": max(1, int(resources.get("CPU", 1)))},
             scaling_config=ScalingConfig(
-                num_workers=cluster.workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
+                num_workers=cluster.workers,
+                use_gpu=cluster.use_gpu,
+                resources_per_worker=resources,
+                label_selector=dict(cluster.training_labels) or None,
             ),
             run_config=RayRunConfig(
                 # our own checkpoints are what resumes; Ray's record of a run is not reused
@@ -153,11 +157,12 @@ def _train_on_ray(job: Job) -> None:
 
 
 def _cpu_share(job: Job) -> int:
-    """Return the CPUs of a worker: an even share, less one for the data tasks where Ray Data cuts the
-    batches."""
-    workers = job.run.cluster.workers
-    spare = 1 if job.run.training.source == "ray_data" else 0
-    return max(1, (num_cpus() - spare) // workers) if workers else 1
+    """Return the CPUs of a worker: what all workers can have on the nodes, less one on the largest for the
+    data tasks where Ray Data cuts the batches."""
+    cpus = sorted(node_cpus(job.run.cluster.training_labels))
+    if cpus and job.run.training.source == "ray_data":
+        cpus[-1] -= 1
+    return share_of_cpus(cpus, job.run.cluster.workers)
 
 
 class _StopWish:

@@ -16,6 +16,9 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 BUCKET = "bucket"
+KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+FATES = (("refuse", 2), ("drop", 1), ("slow", 1))
+"""What happens to a request, and how many times before it goes through."""
 
 
 def free_port():
@@ -53,7 +56,8 @@ class ObjectStore:
                 time.sleep(0.05)
 
     def uri(self, path, port=0):
-        return f"s3://{BUCKET}/{path}{query(port or self.port)}"
+        """Return a URI with credentials, as this test process and Ray's workers share no environment."""
+        return f"s3://{KEY}:{SECRET}@{BUCKET}/{path}{query(port or self.port)}"
 
     def pause(self):
         """Let every request wait from now on: the server is there and says nothing."""
@@ -73,12 +77,13 @@ class ObjectStore:
 class Door:
     """A server in front of a store that answers some requests badly, by a rule without chance.
 
-    A request is told by its method and its target. By the checksum of both a third of all requests are
-    refused with 503 the first two times, a third is held up for a while the first time, of which half get no
-    answer at all, and a third goes through at once.
+    A request is told by its method and its target. By the checksum of both, `share` of all requests are
+    refused with 503 the first two times, as many get no answer the first time, as many a slow one, and the
+    rest goes through at once. `times`, where it is set, is how many times a bad one stays bad.
     """
 
-    def __init__(self, store, slow_s=0.3):
+    def __init__(self, store, share=0.02, slow_s=0.3):
+        self.share, self.times = share, 0
         self.seen, self.count, self.lock = Counter(), Counter(), threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(store.port, slow_s))
         self.server.daemon_threads = True
@@ -91,8 +96,9 @@ class Door:
         with self.lock:
             before = self.seen[method, target]
             self.seen[method, target] += 1
-            fate = ("refuse", "refuse", "slow", "drop", "pass", "pass")[zlib.crc32(f"{method} {target}".encode()) % 6]
-            if before >= {"refuse": 2, "slow": 1, "drop": 1, "pass": 0}[fate]:
+            place = zlib.crc32(f"{method} {target}".encode()) / 2**32 / self.share
+            fate, times = next((fate for i, fate in enumerate(FATES) if place < i + 1), ("pass", 0))
+            if before >= (self.times or times):
                 fate = "pass"
             self.count[fate] += 1
             return fate
@@ -107,26 +113,36 @@ class Door:
                 pass
 
             def handle_any(self):
-                if self.headers.get("Expect", "").lower() == "100-continue":
-                    pass  # the base class has said "continue" already
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = self.body()
                 fate = door.fate(self.command, self.path)
                 if fate in ("slow", "drop"):
                     time.sleep(slow_s)
                 if fate == "drop":
                     self.close_connection = True
                 elif fate == "refuse":
-                    self.answer(503, {}, b"<Error><Code>SlowDown</Code><Message>less, please</Message></Error>")
+                    self.answer(
+                        503, {}, b"<Error><Code>SlowDown</Code><Message>less, please</Message></Error>"
+                    )
                 else:
                     self.forward(body)
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815 # http.server's names
 
+            def body(self):
+                if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                parts = []
+                while size := int(self.rfile.readline().split(b";")[0], 16):
+                    parts.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(parts)
+
             def forward(self, body):
                 behind = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
                 try:
-                    headers = dict(self.headers.items())
-                    headers.pop("Expect", None)
+                    left_out = ("expect", "transfer-encoding", "content-length")
+                    headers = {n: v for n, v in self.headers.items() if n.lower() not in left_out}
                     behind.request(self.command, self.path, body, headers)
                     answer = behind.getresponse()
                     self.answer(answer.status, dict(answer.getheaders()), answer.read())
