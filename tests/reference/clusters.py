@@ -51,6 +51,7 @@ class Cluster:
 
     def __init__(self, folder, cpus=2, resources=None, labels=None):
         self.folder, self.nodes = Path(folder), []
+        self.workers = {}  # id -> its process
         self.port, self.dashboard_port = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
@@ -69,11 +70,13 @@ class Cluster:
             raise
 
     def add(self, cpus=2, resources=None, labels=None):
-        """Start a worker node, wait for it, and return its process."""
+        """Start a worker node, wait for it, and return its id."""
         before = self.alive()
         node = self.start([f"--address={self.address}"], cpus, resources, labels)
-        self.wait_for(lambda: self.alive() > before)
-        return node
+        self.wait_for(lambda: self.alive() - before)
+        (node_id,) = self.alive() - before
+        self.workers[node_id] = node
+        return node_id
 
     def start(self, arguments, cpus, resources, labels):
         more = [
@@ -126,10 +129,15 @@ class Cluster:
         except (OSError, ValueError):
             return None
 
+    def listed(self, what):
+        """Return what Ray's state interface knows of all "nodes", "actors" or "tasks" that ever were."""
+        url = f"{self.dashboard}/api/v0/{what}?limit=10000&detail=1"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return json.load(answer)["data"]["result"]["result"]
+
     def alive(self):
-        with urllib.request.urlopen(f"{self.dashboard}/api/v0/nodes", timeout=10) as answer:
-            nodes = json.load(answer)["data"]["result"]["result"]
-        return sum(node["state"] == "ALIVE" for node in nodes)
+        """Return the ids of the nodes that are up."""
+        return {node["node_id"] for node in self.listed("nodes") if node["state"] == "ALIVE"}
 
     def wait_for(self, condition, seconds=120):
         deadline = time.monotonic() + seconds
@@ -141,8 +149,11 @@ class Cluster:
     def told(self):
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("node-*.log")))
 
+    def lose(self, node_id):
+        """End a worker node and everything on it at once, as a machine that fails does."""
+        self.kill(self.workers.pop(node_id))
+
     def kill(self, node):
-        """End a node and everything on it at once, as a lost machine does."""
         self.nodes.remove(node)
         for number in [*descendants(node.pid), node.pid]:
             with suppress(ProcessLookupError):
