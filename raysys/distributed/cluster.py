@@ -29,6 +29,9 @@ WORKER_MEMORY = {
     "MALLOC_TOP_PAD_": str(16 * 2**20),
 }
 
+RAY_DATA_ADVICE = "\nFailed to apply UDF transform after"
+"""What Ray Data puts behind the message of an error in a task of its own."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -73,9 +76,10 @@ def connect(address: str | None, config: ClusterConfig) -> None:
         raise ConfigError(
             f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}"
         ) from None
-    logger.info(fields(nodes=len(node_cpus({})), cpus=sum(node_cpus({}))))
+    nodes = nodes_with({})
+    logger.info(fields(nodes=len(nodes), cpus=sum(nodes.values())))
     for name, labels in (("data_labels", config.data_labels), ("training_labels", config.training_labels)):
-        if not node_cpus(labels):
+        if not nodes_with(labels):
             logger.warning(fields(waits_for=f"cluster.{name}", labels=labels, reason="no node has them yet"))
 
 
@@ -88,18 +92,19 @@ def data_labels() -> dict[str, str]:
     return dict(_data_labels)
 
 
-def node_cpus(labels: Mapping[str, str]) -> list[int]:
-    """Return the CPUs of each node that is up and has the labels."""
-    return [
-        int(node["Resources"].get("CPU", 0))
+def nodes_with(labels: Mapping[str, str]) -> dict[str, int]:
+    """Return the id of each node that is up and has the labels, and its CPUs, the most first."""
+    found = {
+        node["NodeID"]: int(node["Resources"].get("CPU", 0))
         for node in ray.nodes()
         if node["Alive"] and labels.items() <= node["Labels"].items()
-    ]
+    }
+    return dict(sorted(found.items(), key=lambda node: (-node[1], node[0])))
 
 
 def num_cpus() -> int:
     """Return the CPUs of all nodes for data tasks, at least one."""
-    return max(1, sum(node_cpus(_data_labels)))
+    return max(1, sum(nodes_with(_data_labels).values()))
 
 
 def share_of_cpus(cpus: Sequence[int], workers: int) -> int:
@@ -116,11 +121,9 @@ def own_errors() -> Generator[None]:
     trace."""
     try:
         yield
-    except RaysysError:
-        raise
     except Exception as error:
         found = cause_of(error)
-        if found is None:
+        if found is None or found is error:
             raise
         raise found from None
 
@@ -130,7 +133,8 @@ def cause_of(error: BaseException | None) -> RaysysError | None:
     for _ in range(16):
         # Ray makes a class that is both its own error and ours; ours, its cause, is the one to raise.
         if isinstance(error, RaysysError) and not isinstance(error, RayTaskError):
-            return error
+            told, mark, _ = str(error).partition(RAY_DATA_ADVICE)
+            return type(error)(told) if mark else error
         if error is None:
             return None
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 # Ray Data tells its plan and that its bars are off, which is what we ask for: our own lines show progress.
 logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
 logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+# An error comes back to the job, which tells it in its own words; Ray Data would tell it twice before.
+for _told_twice in ("ray.data._internal.execution.streaming_executor_state", "ray.data.exceptions"):
+    logging.getLogger(_told_twice).setLevel(logging.CRITICAL)
 
 ROWS_PER_PARTITION = 500_000
 """Rows of a partition that keep a task's arrays in the cache of one core."""
@@ -170,10 +173,15 @@ def shuffle_files(
             read_events, batch_size=1, batch_format="pyarrow", fn_kwargs=reading, runtime_env=DATA_WORKERS
         )
         .repartition(num_partitions, keys=["partition"])
-        .map_batches(write_partition, batch_size=None, batch_format="pyarrow", fn_kwargs=writing)
+        .map_batches(_write, batch_size=None, batch_format="pyarrow", fn_kwargs=writing)
     )
     with own_errors(), _progress(staged, len(pieces), num_partitions):
         return dataset.take_all()
+
+
+def _write(shards: pa.Table, **options: Any) -> Generator[pa.Table]:
+    """Yield what `write_partition` returns: of a generator Ray Data keeps the error, else only its text."""
+    yield write_partition(shards, **options)
 
 
 @contextmanager

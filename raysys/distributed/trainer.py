@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from raysys.distributed.checkpoints import KIND, ResumeFolder
-from raysys.distributed.cluster import Relay, node_cpus, own_errors, share_of_cpus
+from raysys.distributed.cluster import Relay, nodes_with, own_errors, share_of_cpus
 from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
@@ -159,9 +159,9 @@ def _train_on_ray(job: Job) -> None:
 def _cpu_share(job: Job) -> int:
     """Return the CPUs of a worker: what all workers can have on the nodes, less one on the largest for the
     data tasks where Ray Data cuts the batches."""
-    cpus = sorted(node_cpus(job.run.cluster.training_labels))
+    cpus = list(nodes_with(job.run.cluster.training_labels).values())
     if cpus and job.run.training.source == "ray_data":
-        cpus[-1] -= 1
+        cpus[0] -= 1
     return share_of_cpus(cpus, job.run.cluster.workers)
 
 
