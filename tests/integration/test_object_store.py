@@ -197,8 +197,10 @@ def test_a_store_that_refuses_is_the_mistake_of_whoever_asks(finished, store, ca
     command = on_store(store, path)
     assert pipeline.main([*command, "--out", store.uri("out").replace("@bucket/", "@nosuch/")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: s3://nosuch/out")
+    assert error.startswith("error: s3://nosuch/out/features/stats/00000-000000000000.json: the object store")
+    assert "refuses" in error
     assert "NO_SUCH_BUCKET" in error
+    assert error.endswith("check the bucket's name, the credentials and their rights\n")
     assert error.count("\n") == 1
 
 

@@ -124,9 +124,7 @@ def test_copies_are_spread_over_the_nodes(shards, replicas, nodes):
     places = spread(shards, replicas, nodes)
     assert [len(copies) for copies in places] == [replicas] * shards
     for copies in places:
-        assert len(set(copies)) == min(
-            replicas, nodes
-        )
+        assert len(set(copies)) == min(replicas, nodes)
     held = np.bincount(np.concatenate(places), minlength=nodes)
     if replicas <= nodes:
         assert held.max() - held.min() <= 1

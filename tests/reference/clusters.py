@@ -64,7 +64,7 @@ class Cluster:
         head += [f"--temp-dir={self.folder}", f"--ray-client-server-port={free_port()}"]
         try:
             self.start(head, cpus, resources, labels)
-            self.wait_for(lambda: self.jobs() is not None)
+            self.wait_for(lambda: self.jobs() is not None and self.alive())
         except BaseException:
             self.close()
             raise
@@ -132,7 +132,7 @@ class Cluster:
     def listed(self, what):
         """Return what Ray's state interface knows of all "nodes", "actors" or "tasks" that ever were."""
         url = f"{self.dashboard}/api/v0/{what}?limit=10000&detail=1"
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return json.load(answer)["data"]["result"]["result"]
 
     def alive(self):
