@@ -163,6 +163,7 @@ def test_a_stopped_job_keeps_its_checkpoint_and_the_next_submit_goes_on(cluster,
 
 
 def idle(cluster):
-    """Return whether no actor of a job is left."""
+    """Return whether no training worker is left."""
     time.sleep(0.5)
-    return not [actor for actor in cluster.listed("actors") if actor["state"] == "ALIVE"]
+    actors = [actor for actor in cluster.listed("actors") if actor["class_name"] == "RayTrainWorker"]
+    return all(actor["state"] == "DEAD" for actor in actors)

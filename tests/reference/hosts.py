@@ -1,8 +1,8 @@
 """Hosts of their own on this machine: each has its network, processes, home and temporary folder.
 
-Ray's launcher logs in to them by commands named `ssh` and `rsync` that stand before the real ones on the path.
-They speak over the hosts' network to a small server on each, so that no ssh server is needed; what they are
-asked to do is done as asked. As processes are apart, `ray stop` on a host finds none but the host's.
+Ray's launcher logs in to them by commands named `ssh` and `rsync` that stand before the real ones on the
+path. They speak over the hosts' network to a small server on each, so that no ssh server is needed; what they
+are asked to do is done as asked. As processes are apart, `ray stop` on a host finds none but the host's.
 """
 
 import base64
@@ -23,6 +23,7 @@ from pathlib import Path
 PORT = 2222
 BRIDGE = f"rs{os.getpid() % 10**6}"
 NETWORK = "10.213.7"
+APART = ("unshare", "--net", "--pid", "--mount", "--uts", "--fork")
 
 
 class Hosts:
@@ -54,6 +55,7 @@ class Hosts:
     def _start(self, number):
         home = self.folder / f"home-{number}"
         home.mkdir()
+        (home / ".profile").write_text(f'export PATH="{self.commands}:$PATH"\n')  # a login sets it anew
         Path("/tmp/ray").mkdir(exist_ok=True)
         script = (
             "mount -t tmpfs none /tmp/ray && mount -t tmpfs -o size=300m none /dev/shm && "
@@ -64,8 +66,7 @@ class Hosts:
         )
         with (self.folder / f"host-{number}.log").open("w") as log:
             server = subprocess.Popen(
-                ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc"]
-                + ["bash", "-c", script],
+                [*APART, "--kill-child", "--mount-proc", "bash", "-c", script],
                 stdout=log,
                 stderr=log,
                 env=self.environment() | {"HOME": str(home)},
@@ -195,14 +196,10 @@ def refusal():
     for name in ("ip", "unshare"):
         if shutil.which(name) is None:
             return f"hosts in namespaces need the command {name}"
-    tried = subprocess.run(
-        ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "true"], capture_output=True
-    )
+    tried = subprocess.run([*APART, "true"], capture_output=True)
     return "" if tried.returncode == 0 else f"no namespaces here: {tried.stderr.decode().strip()}"
 
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:]
-    sys.exit(
-        {"serve": lambda: serve(rest[0]), "ssh": lambda: ssh(rest), "rsync": lambda: rsync(rest)}[name]()
-    )
+    sys.exit(serve(*rest) if name == "serve" else {"ssh": ssh, "rsync": rsync}[name](rest))
