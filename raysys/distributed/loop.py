@@ -5,6 +5,7 @@ goes on from its last checkpoint as if it had not been, on another number of wor
 """
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -338,3 +339,4 @@ class _Board:
         self.writer.close()
         if not self.logs.is_local:
             self._copy()
+            shutil.rmtree(self.directory, ignore_errors=True)

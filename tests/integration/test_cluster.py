@@ -141,7 +141,7 @@ def test_a_stopped_job_keeps_its_checkpoint_and_the_next_submit_goes_on(cluster,
     command = ["--no-wait", "--", "python", "jobs/pipeline.py", "--run", str(path), "--out", str(out)]
 
     def wait_for(name, words):
-        cluster.wait_for(lambda: words in cluster.ray("job", "logs", name).stdout, seconds=300)
+        cluster.wait_for(lambda: words in cluster.log(name), seconds=300)
 
     cluster.submit("--submission-id", "first", *command)
     wait_for("first", "samples_per_s=")
@@ -156,7 +156,7 @@ def test_a_stopped_job_keeps_its_checkpoint_and_the_next_submit_goes_on(cluster,
 
     cluster.submit("--submission-id", "second", *command)
     wait_for("second", "resumed_at_epoch")
-    assert "features=unchanged" in cluster.ray("job", "logs", "second").stdout
+    assert "features=unchanged" in cluster.log("second")
     wait_for("second", "samples_per_s=")
     cluster.ray("job", "stop", "second")
     assert ResumeFolder(Folder(out)).load().global_step > steps
