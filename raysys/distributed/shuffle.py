@@ -149,8 +149,7 @@ def shuffle_files(
     context.enable_progress_bars = False
     context.op_resource_reservation_enabled = False
     context.execution_options.label_selector = data_labels() or None
-    # The end of the shuffle does not look there; it takes the options of the map that is joined to it.
-    placed: dict[str, Any] = {"label_selector": data_labels()} if data_labels() else {}
+    # The end of the shuffle does not look there (Ray 2.60): what keeps it off a node is a node without CPUs.
     context.shuffle_compression = None if len(ray.nodes()) == 1 else "lz4"
     # Shards need no work but to be handed on, and another task would be another process to start.
     context.shuffle_input_batch_bytes = BYTES_PER_HANDOVER
@@ -175,7 +174,7 @@ def shuffle_files(
             read_events, batch_size=1, batch_format="pyarrow", fn_kwargs=reading, runtime_env=DATA_WORKERS
         )
         .repartition(num_partitions, keys=["partition"])
-        .map_batches(_write, batch_size=None, batch_format="pyarrow", fn_kwargs=writing, **placed)
+        .map_batches(_write, batch_size=None, batch_format="pyarrow", fn_kwargs=writing)
     )
     with own_errors(), _progress(staged, len(pieces), num_partitions):
         return dataset.take_all()

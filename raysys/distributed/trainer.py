@@ -104,7 +104,7 @@ def _train_on_ray(job: Job) -> None:
     from ray.train.torch import TorchTrainer
 
     cluster = job.run.cluster
-    resources = dict(cluster.resources_per_worker) or {"CPU": float(max(1, _cpu_share(job)))}
+    resources = dict(cluster.resources_per_worker) or {"CPU": float(_cpu_share(job))}
     storage = job.out / ".checkpoint.resume" / "ray"
     local = storage.is_local
     logger.info(fields(starting_workers=cluster.workers, gpu=cluster.use_gpu, each=resources))
@@ -158,8 +158,10 @@ def _train_on_ray(job: Job) -> None:
 
 def _cpu_share(job: Job) -> int:
     """Return the CPUs of a worker: what all workers can have on the nodes, less one on the largest for the
-    data tasks where Ray Data cuts the batches."""
+    data tasks where Ray Data cuts the batches. 0 with GPUs on nodes that declare no CPUs."""
     cpus = list(nodes_with(job.run.cluster.training_labels).values())
+    if job.run.cluster.use_gpu and not any(cpus):
+        return 0  # nodes that are for training alone, or that the autoscaler has yet to start
     if cpus and job.run.training.source == "ray_data":
         cpus[0] -= 1
     return share_of_cpus(cpus, job.run.cluster.workers)

@@ -50,7 +50,8 @@ def test_the_kuberay_job_has_the_shape_of_the_cluster():
         assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (name == "train")
     assert cluster["headGroupSpec"]["labels"] == kinds["head"]["labels"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    assert kinds["head"]["resources"]["CPU"] == 0
+    assert groups["train"]["rayStartParams"]["num-cpus"] == "0"
+    assert kinds["head"]["resources"]["CPU"] == kinds["train"]["resources"]["CPU"] == 0
     assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] == 60 * CLUSTER["idle_timeout_minutes"]
 
 

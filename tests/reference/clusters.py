@@ -61,7 +61,7 @@ class Cluster:
             f"--dashboard-port={self.dashboard_port}",
             "--include-dashboard=true",
         ]
-        head += [f"--temp-dir={self.folder}", f"--ray-client-server-port={free_port()}"]
+        head += [f"--ray-client-server-port={free_port()}"]
         try:
             self.start(head, cpus, resources, labels)
             self.wait_for(lambda: self.jobs() is not None and self.alive())
@@ -85,6 +85,8 @@ class Cluster:
             "--disable-usage-stats",
             "--block",
         ]
+        # a folder for each, as on machines of their own: each node unpacks a job's package anew
+        more += [f"--temp-dir={self.folder}/{len(self.nodes)}"]
         more += [f"--dashboard-agent-listen-port={free_port()}", "--node-ip-address=127.0.0.1"]
         more += [f"--resources={json.dumps(resources or {})}"]
         more += (
@@ -180,7 +182,7 @@ class Cluster:
                 with suppress(OSError):
                     text = (Path("/proc") / name / "cmdline").read_bytes()
                     text += (Path("/proc") / name / "environ").read_bytes()
-                    if f"{self.folder}/session_".encode() in text:
+                    if f"{self.folder}/".encode() in text:
                         found.append(int(name))
         return found
 
