@@ -25,6 +25,10 @@ class ManifestError(RaysysError):
     """A folder is missing, unfinished, of another version, or made from other inputs than this run's."""
 
 
+class StorageError(RaysysError):
+    """An object store gives no answer in as many tries as it is given."""
+
+
 class TrainingError(RaysysError):
     """Training cannot go on, for example because the loss is not finite."""
 

@@ -39,7 +39,12 @@ class ClusterConfig:
     use_gpu: bool = False
     """One GPU per training worker."""
     resources_per_worker: dict[str, float] = field(default_factory=dict)
-    """Ray resources of a training worker; empty: one CPU."""
+    """Ray resources of a training worker; empty: an even share of the CPUs, so that all workers fit the
+    nodes."""
+    training_labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that train, as given to `ray start --labels`; empty: any."""
+    data_labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that prepare data, hold the shards and evaluate; empty: any."""
     dashboard: bool = False
     """Start the Ray dashboard with a local cluster; a real cluster has its own."""
     object_store_mb: int = 1000

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raysys.errors import ConfigError, DataError
+from raysys.filesystems import FLAT, answers, open_input, open_uri
 
 MANIFEST = "manifest.json"
 
@@ -47,7 +48,8 @@ class Folder:
             self.filesystem, self.path = pafs.LocalFileSystem(), self._base
             return
         try:
-            self.filesystem, self.path = pafs.FileSystem.from_uri(self._base + self._query)
+            with self._answers():
+                self.filesystem, self.path = open_uri(self._base + self._query)
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).replace(self._query or "\0", "").replace(self._base, self.uri)
             raise ConfigError(f"{self.uri}: not a path or URI that can be opened: {reason}") from None
@@ -74,34 +76,61 @@ class Folder:
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
 
+    def _answers(self, name: str = "") -> AbstractContextManager[None]:
+        """Return a block in which the errors of an object store become one line that names a file."""
+        authority = self._base.partition("://")[2].partition("/")[0]
+        credentials = authority.rpartition("@")[0]
+        secrets = (self._query, credentials, *credentials.split(":"))
+        return answers(f"{self.uri}/{name}" if name else self.uri, *secrets)
+
+    def info(self, name: str = "") -> pafs.FileInfo:
+        """Return kind, size and time of change of an entry."""
+        with self._answers(name):
+            return self.filesystem.get_file_info(self._at(name))
+
+    def entries(self, name: str = "", recursive: bool = False) -> list[pafs.FileInfo]:
+        """Return what is in a subfolder, or anywhere below it; nothing where it does not exist."""
+        selector = pafs.FileSelector(self._at(name), allow_not_found=True, recursive=recursive)
+        with self._answers(name):
+            return self.filesystem.get_file_info(selector)
+
     def exists(self, name: str = "") -> bool:
-        return self.filesystem.get_file_info(self._at(name)).type != pafs.FileType.NotFound
+        return self.info(name).type != pafs.FileType.NotFound
 
     def names(self, name: str = "") -> list[str]:
         """Return the sorted base names of the entries of a subfolder; none where it does not exist."""
-        selector = pafs.FileSelector(self._at(name), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        return sorted(info.base_name for info in self.entries(name))
 
     def files(self) -> list[str]:
         """Return the sorted paths, relative to the folder, of every file below it."""
-        selector = pafs.FileSelector(self.path, recursive=True, allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
+        infos = self.entries(recursive=True)
         return sorted(i.path[len(self.path) :].lstrip("/") for i in infos if i.type == pafs.FileType.File)
 
     def size(self, name: str) -> int:
-        return int(self.filesystem.get_file_info(self._at(name)).size or 0)
+        return int(self.info(name).size or 0)
 
-    def open_input(self, name: str) -> pa.NativeFile:
+    @contextmanager
+    def open_input(self, name: str) -> Generator[pa.NativeFile]:
         """Open a file for random reads; DataError names a file that is not there."""
-        try:
-            return self.filesystem.open_input_file(self._at(name))
-        except FileNotFoundError:
-            raise DataError(f"{self.uri}/{name}: no such file") from None
+        with self._answers(name), ExitStack() as stack:
+            try:
+                file = stack.enter_context(open_input(self.filesystem, self._at(name)))
+            except FileNotFoundError:
+                raise DataError(f"{self.uri}/{name}: no such file") from None
+            yield file
 
-    def open_output(self, name: str) -> pa.NativeFile:
+    @contextmanager
+    def open_output(self, name: str) -> Generator[pa.NativeFile]:
+        """Open a file for writing, with its folders where they are missing."""
         path = self._at(name)
-        self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        return self.filesystem.open_output_stream(path)
+        with self._answers(name):
+            self._make_parent(path)
+            with self.filesystem.open_output_stream(path, compression=None) as file:
+                yield file
+
+    def _make_parent(self, path: str) -> None:
+        if self.filesystem.type_name not in FLAT:
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
 
     def copy(self, name: str, target: "Folder", target_name: str) -> None:
         """Copy a file into another folder of the same file system.
@@ -109,16 +138,18 @@ class Folder:
         On a local disk both names share the bytes, so neither may be written again, only deleted or replaced.
         """
         path = target._at(target_name)
-        target.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        if self.is_local:
-            # A task that is tried again finds its link: written over, it would empty the file that it shares.
-            Path(path).unlink(missing_ok=True)
-            try:
-                os.link(self._at(name), path)
-                return
-            except OSError:  # another disk, or one without hard links
-                pass
-        self.filesystem.copy_file(self._at(name), path)
+        with target._answers(target_name):
+            target._make_parent(path)
+            if self.is_local:
+                # A task that is tried again finds its link: written over, it would empty the file that it
+                # shares.
+                Path(path).unlink(missing_ok=True)
+                try:
+                    os.link(self._at(name), path)
+                    return
+                except OSError:  # another disk, or one without hard links
+                    pass
+            self.filesystem.copy_file(self._at(name), path)
 
     def read_bytes(self, name: str) -> bytes:
         with self.open_input(name) as file:
@@ -148,8 +179,14 @@ class Folder:
 
     def delete(self) -> None:
         """Delete the folder and everything below it; nothing happens where it does not exist."""
-        if self.exists():
-            self.filesystem.delete_dir(self.path)
+        with self._answers():
+            if self.exists():
+                self.filesystem.delete_dir(self.path)
+
+    def delete_file(self, name: str) -> None:
+        """Delete a file that exists."""
+        with self._answers(name):
+            self.filesystem.delete_file(self._at(name))
 
 
 @contextmanager
@@ -158,7 +195,7 @@ def replacing(target: Folder) -> Generator[Folder]:
     fails."""
     if not target.is_local:
         if target.exists(MANIFEST):
-            target.filesystem.delete_file(f"{target.path}/{MANIFEST}")
+            target.delete_file(MANIFEST)
         target.delete()
         yield target
         return

@@ -79,7 +79,7 @@ def _expand(path: str) -> Iterator[tuple[Folder, str, int]]:
     if _WILD.search(pattern):
         yield from _glob(parent, pattern)
         return
-    info = parent.filesystem.get_file_info(f"{parent.path}/{pattern}")
+    info = parent.info(pattern)
     if info.type == pafs.FileType.Directory:
         folder = parent / pattern
         for entry in _entries(folder):
@@ -112,8 +112,7 @@ def _translate(pattern: str) -> str:
 
 
 def _entries(folder: Folder, recursive: bool = False) -> list[pafs.FileInfo]:
-    selector = pafs.FileSelector(folder.path, allow_not_found=True, recursive=recursive)
-    return [info for info in folder.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+    return [info for info in folder.entries(recursive=recursive) if info.type == pafs.FileType.File]
 
 
 def fingerprint(sources: Sequence[Source]) -> str:
@@ -124,8 +123,7 @@ def fingerprint(sources: Sequence[Source]) -> str:
 
 def mark_of(source: Source) -> str:
     """Return size and time of change of a file, by which a changed one is told."""
-    folder = source.folder
-    info = folder.filesystem.get_file_info(f"{folder.path}/{source.name}")
+    info = source.folder.info(source.name)
     return f"{info.size} {info.mtime_ns}"
 
 

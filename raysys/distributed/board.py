@@ -1,6 +1,7 @@
 """TensorBoard event files of a training, curves and hyper-parameters."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,3 +49,4 @@ class Board:
         self.writer.close()
         if not self.logs.is_local:
             self._copy()
+            shutil.rmtree(self.directory, ignore_errors=True)

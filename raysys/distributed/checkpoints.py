@@ -72,9 +72,15 @@ class ResumeFolder:
         kept."""
         if self.folder.exists("identity.json") and self.folder.read_json("identity.json") == dict(identity):
             return bool(self._steps())
-        self.folder.delete()
+        self._delete()
         self.folder.write_json("identity.json", dict(identity))
         return False
+
+    def _delete(self) -> None:
+        """Delete everything, first what says that the rest is whole: an object store deletes file by file."""
+        if self.folder.exists("identity.json"):
+            self.folder.delete_file("identity.json")
+        self.folder.delete()
 
     def _steps(self) -> list[int]:
         """Return the global steps with a complete checkpoint, ascending."""
@@ -121,7 +127,7 @@ class ResumeFolder:
             Manifest(
                 kind=KIND, config_digest=run.training_digest, parents=dict(parents), info=dict(info)
             ).write(staged)
-        self.folder.delete()
+        self._delete()
 
 
 def to_bytes(tensors: Any) -> bytes:

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -29,6 +29,9 @@ WORKER_MEMORY = {
     "MALLOC_TOP_PAD_": str(16 * 2**20),
 }
 
+RAY_DATA_ADVICE = "\nFailed to apply UDF transform after"
+"""What Ray Data puts behind the message of an error in a task of its own."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -44,6 +47,8 @@ def connect(address: str | None, config: ClusterConfig) -> None:
     Raises:
         ConfigError: no cluster answers at the address.
     """
+    _data_labels.clear()
+    _data_labels.update(config.data_labels)
     if ray.is_initialized():
         return
     if address is None:
@@ -71,11 +76,43 @@ def connect(address: str | None, config: ClusterConfig) -> None:
         raise ConfigError(
             f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}"
         ) from None
+    nodes = nodes_with({})
+    logger.info(fields(nodes=len(nodes), cpus=sum(nodes.values())))
+    for name, labels in (("data_labels", config.data_labels), ("training_labels", config.training_labels)):
+        if not nodes_with(labels):
+            logger.warning(fields(waits_for=f"cluster.{name}", labels=labels, reason="no node has them yet"))
+
+
+_data_labels: dict[str, str] = {}
+"""Labels of the nodes that data tasks and shards go to; what `connect` was told last."""
+
+
+def data_labels() -> dict[str, str]:
+    """Return the labels of the nodes for data tasks and shards, as `label_selector` of Ray takes them."""
+    return dict(_data_labels)
+
+
+def nodes_with(labels: Mapping[str, str]) -> dict[str, int]:
+    """Return the id of each node that is up and has the labels, and its CPUs, the most first."""
+    found = {
+        node["NodeID"]: int(node["Resources"].get("CPU", 0))
+        for node in ray.nodes()
+        if node["Alive"] and labels.items() <= node["Labels"].items()
+    }
+    return dict(sorted(found.items(), key=lambda node: (-node[1], node[0])))
 
 
 def num_cpus() -> int:
-    """Return the CPUs of the whole cluster."""
-    return int(ray.cluster_resources().get("CPU", 1))
+    """Return the CPUs of all nodes for data tasks, at least one."""
+    return max(1, sum(nodes_with(_data_labels).values()))
+
+
+def share_of_cpus(cpus: Sequence[int], workers: int) -> int:
+    """Return the most CPUs that each of some workers can have on nodes with so many, at least one."""
+    for share in range(max(cpus, default=1), 1, -1):
+        if sum(node // share for node in cpus) >= workers:
+            return share
+    return 1
 
 
 @contextmanager
@@ -84,11 +121,9 @@ def own_errors() -> Generator[None]:
     trace."""
     try:
         yield
-    except RaysysError:
-        raise
     except Exception as error:
         found = cause_of(error)
-        if found is None:
+        if found is None or found is error:
             raise
         raise found from None
 
@@ -98,7 +133,8 @@ def cause_of(error: BaseException | None) -> RaysysError | None:
     for _ in range(16):
         # Ray makes a class that is both its own error and ours; ours, its cause, is the one to raise.
         if isinstance(error, RaysysError) and not isinstance(error, RayTaskError):
-            return error
+            told, mark, _ = str(error).partition(RAY_DATA_ADVICE)
+            return type(error)(told) if mark else error
         if error is None:
             return None
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
@@ -128,7 +164,9 @@ def run_tasks(
         progress: a name; where given, progress is logged every few seconds.
         runtime_env: of the tasks; only those with the same one share workers.
     """
-    remote: Any = ray.remote(num_cpus=cpus, max_retries=3, runtime_env=runtime_env or {})
+    remote: Any = ray.remote(
+        num_cpus=cpus, max_retries=3, runtime_env=runtime_env or {}, label_selector=data_labels()
+    )
     task = remote(function)
     references = [ray.put(value) for value in shared]
     waiting = list(enumerate(items))[::-1]

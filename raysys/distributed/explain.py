@@ -62,7 +62,8 @@ def explain_users(run: RunConfig, out: Folder, trained: Trained, index: Any) -> 
 
 def item_names(features: Folder) -> list[list[Any]]:
     """Return the ids of all items and their titles, by item_idx."""
-    items = pq.read_table(features.open_input("items.parquet"), columns=["item_id", "title"])
+    with features.open_input("items.parquet") as file:
+        items = pq.read_table(file, columns=["item_id", "title"])
     return [items.column("item_id").to_pylist(), items.column("title").to_pylist()]
 
 

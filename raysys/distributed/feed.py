@@ -6,7 +6,7 @@ format, so that shapes and types arrive as they were cut. One pass of Ray Data c
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,22 @@ STEP = "step"
 
 
 def ray_data_batches(
-    plan: EpochPlan, epoch: int, features: Folder, first_step: int, rank: int, world: int
+    plan: EpochPlan,
+    epoch: int,
+    features: Folder,
+    first_step: int,
+    rank: int,
+    world: int,
+    labels: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yield (step, batch) of one rank for an epoch from `first_step` on."""
+    """Yield (step, batch) of one rank for an epoch from `first_step` on, cut on nodes with the labels."""
     chunks = [chunk for chunk in plan.chunks(epoch) if chunk.stop > max(first_step, chunk.start)]
     if not chunks:
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.execution_options.label_selector = dict(labels or {}) or None
     numbers: Any = ray.data.from_items(list(range(len(chunks))), override_num_blocks=len(chunks))
     dataset = numbers.map_batches(
         _cut,

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from raysys.errors import USER_ERRORS, ConfigError
+from raysys.errors import USER_ERRORS, ConfigError, RaysysError
 from raysys.logs import configure, fields
 from raysys.run import ClusterConfig, RunConfig, load_run
 from raysys.storage import Folder
@@ -83,8 +83,8 @@ def run_job(
 
     `more` is flag -> (stage, help): with the flag, that stage runs after the first.
 
-    0: done; 2: the user's input or config is wrong (one line on stderr); 1: anything else, with a traceback;
-    130 and 143: SIGINT and SIGTERM.
+    0: done; 2: the user's input or config is wrong (one line on stderr); 1: anything else, with a traceback,
+    and one line on stderr where raysys knows the reason; 130 and 143: SIGINT and SIGTERM.
     """
     parser, stages = flags(name, description), [stage]
     for flag, (_, text) in (more or {}).items():
@@ -101,15 +101,21 @@ def guarded(name: str, action: Callable[[], None]) -> int:
         with signals_raise():
             action()
     except USER_ERRORS as error:
-        sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
+        _show_line(error)
         return 2
     except Interrupted as interrupted:
         logger.warning(fields(stopped=str(interrupted), go_on="run the same command again"))
         return 128 + interrupted.number
-    except Exception:
+    except Exception as error:
         logger.exception("failed")
+        if isinstance(error, RaysysError):
+            _show_line(error)
         return 1
     return 0
+
+
+def _show_line(error: RaysysError) -> None:
+    sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
 
 
 def _connect_and_run(

@@ -6,7 +6,7 @@ goes on from its last checkpoint as if it had not been, on another number of wor
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -39,11 +39,15 @@ TICK_STEPS = 10
 
 @dataclass(frozen=True)
 class Job:
-    """What every rank needs; small enough to send."""
+    """What every rank needs; small enough to send.
 
-    run: RunConfig
+    Ray Train keeps its text among the records of the run, so that leaves out the run, whose paths may hold
+    credentials.
+    """
+
+    run: RunConfig = field(repr=False)
     features: Folder
-    manifest: Manifest
+    manifest: Manifest = field(repr=False)
     out: Folder
 
     @property
@@ -196,7 +200,7 @@ class Loop:
         if self.training.source == "ray_data" and self.job.run.cluster.workers > 0:
             from raysys.distributed.feed import ray_data_batches
 
-            return ray_data_batches(*where)
+            return ray_data_batches(*where, self.job.run.cluster.data_labels)
         return epoch_batches(*where)
 
     def _after_step(self, step: int, totals: StepTotals) -> bool:

@@ -27,7 +27,7 @@ from raysys.data.formats import Source
 from raysys.data.log_config import DataConfig
 from raysys.data.partitions import num_partitions_of
 from raysys.data.stages import Drafting, counts_by_file, number_rejected, read_events, write_partition
-from raysys.distributed.cluster import DATA_WORKERS, own_errors, run_tasks
+from raysys.distributed.cluster import DATA_WORKERS, data_labels, own_errors, run_tasks
 from raysys.logs import fields
 from raysys.storage import Folder
 
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 # Ray Data tells its plan and that its bars are off, which is what we ask for: our own lines show progress.
 logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
 logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+# An error comes back to the job, which tells it in its own words; Ray Data would tell it twice before.
+for _told_twice in ("ray.data._internal.execution.streaming_executor_state", "ray.data.exceptions"):
+    logging.getLogger(_told_twice).setLevel(logging.CRITICAL)
 
 BYTES_PER_HANDOVER = 256 * 2**20
 """Shards that one map task of the shuffle hands on."""
@@ -138,6 +141,8 @@ def shuffle_files(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.op_resource_reservation_enabled = False
+    context.execution_options.label_selector = data_labels() or None
+    # The end of the shuffle does not look there (Ray 2.60): what keeps it off a node is a node without CPUs.
     context.shuffle_compression = None if len(ray.nodes()) == 1 else "lz4"
     # Shards need no work but to be handed on, and another task would be another process to start.
     context.shuffle_input_batch_bytes = BYTES_PER_HANDOVER
@@ -162,10 +167,15 @@ def shuffle_files(
             read_events, batch_size=1, batch_format="pyarrow", fn_kwargs=reading, runtime_env=DATA_WORKERS
         )
         .repartition(num_partitions, keys=["partition"])
-        .map_batches(write_partition, batch_size=None, batch_format="pyarrow", fn_kwargs=writing)
+        .map_batches(_write, batch_size=None, batch_format="pyarrow", fn_kwargs=writing)
     )
     with own_errors(), _progress(staged, len(pieces), num_partitions):
         return dataset.take_all()
+
+
+def _write(shards: pa.Table, **options: Any) -> Generator[pa.Table]:
+    """Yield what `write_partition` returns: of a generator Ray Data keeps the error, else only its text."""
+    yield write_partition(shards, **options)
 
 
 @contextmanager

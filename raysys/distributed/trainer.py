@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from raysys.distributed.checkpoints import KIND, ResumeFolder
-from raysys.distributed.cluster import Relay, num_cpus, own_errors
+from raysys.distributed.cluster import Relay, nodes_with, own_errors, share_of_cpus
 from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
@@ -137,9 +137,11 @@ def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
     from ray.train.torch import TorchTrainer
 
     cluster = job.run.cluster
-    resources = dict(cluster.resources_per_worker) or {"CPU": float(max(1, _cpu_share(job)))}
+    # trials of a search share the cluster, and are counted by one CPU a worker
+    resources = dict(cluster.resources_per_worker) or {"CPU": 1.0 if watcher else float(_cpu_share(job))}
     storage = job.out / ".checkpoint.resume" / "ray"
     local = storage.is_local
+    logger.info(fields(starting_workers=cluster.workers, gpu=cluster.use_gpu, each=resources))
 
     def show(line: dict[str, Any]) -> None:
         if EPOCH not in line:
@@ -157,7 +159,10 @@ def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
                 "watched": watcher is not None,
             },
             scaling_config=ScalingConfig(
-                num_workers=cluster.workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
+                num_workers=cluster.workers,
+                use_gpu=cluster.use_gpu,
+                resources_per_worker=resources,
+                label_selector=dict(cluster.training_labels) or None,
             ),
             run_config=RayRunConfig(
                 # our own checkpoints are what resumes; Ray's record of a run is not reused
@@ -200,11 +205,14 @@ def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
 
 
 def _cpu_share(job: Job) -> int:
-    """Return the CPUs of a worker: an even share, less one for the data tasks where Ray Data cuts the
-    batches."""
-    workers = job.run.cluster.workers
-    spare = 1 if job.run.training.source == "ray_data" else 0
-    return max(1, (num_cpus() - spare) // workers) if workers else 1
+    """Return the CPUs of a worker: what all workers can have on the nodes, less one on the largest for the
+    data tasks where Ray Data cuts the batches. 0 with GPUs on nodes that declare no CPUs."""
+    cpus = list(nodes_with(job.run.cluster.training_labels).values())
+    if job.run.cluster.use_gpu and not any(cpus):
+        return 0  # nodes that are for training alone, or that the autoscaler has yet to start
+    if cpus and job.run.training.source == "ray_data":
+        cpus[0] -= 1
+    return share_of_cpus(cpus, job.run.cluster.workers)
 
 
 class _StopWish:

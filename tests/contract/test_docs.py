@@ -59,7 +59,7 @@ def test_models_metrics_errors_and_jobs_are_named():
     assert [name for name in metrics if f"`{name}" not in REFERENCE] == []
     assert [name for name in metrics if name not in MEANINGS] == []
     kinds = [name for name, value in vars(errors).items() if isinstance(value, type)]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     assert [name for name in kinds if f"`{name}`" not in REFERENCE] == []
     jobs = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
     assert len(jobs) >= 8

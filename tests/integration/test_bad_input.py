@@ -74,6 +74,7 @@ class Case:
         assert code == 2, (out, err)
         assert len(err) == 1, err
         assert err[0].startswith("error: ")
+        assert not any(words in err[0] for words in ("ray::", "Failed to apply UDF"))
         assert "Traceback" not in "".join(out)
         if job is prepare:
             assert not (self.out / "features").exists()

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import pipeline
+from raysys.data.parquet import read_table
 from raysys.data.queries import read_queries
 from raysys.distributed.checkpoints import ResumeFolder, from_bytes, load_trained
 from raysys.distributed.trainer import Job, Rank, train, train_loop
@@ -107,8 +108,8 @@ def test_the_planted_taste_is_found_and_the_lists_are_those_of_the_vectors(finis
         np.concatenate(part) for part in zip(*encode_catalogue(trained.model, 62), strict=True)
     )
     run = load_run(str(path))
-    lists = pq.read_table(out.open_input("evaluation/recommendations.parquet")).to_pylist()
-    ids = pq.read_table(out.open_input("features/items.parquet")).column("item_id").to_pylist()
+    lists = read_table(out, "evaluation/recommendations.parquet").to_pylist()
+    ids = read_table(out, "features/items.parquet").column("item_id").to_pylist()
     for part in ("part-00000.parquet", "part-00001.parquet"):
         queries = read_queries(out / "features", part, run.evaluation.part, trained.shape)
         batch = {name: _tensor(value) for name, value in queries.batch(np.arange(len(queries))).items()}

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysys.distributed.index import ShardActor, ShardedIndex, balanced_ranges
+from raysys.distributed.index import ShardActor, ShardedIndex, balanced_ranges, spread
 from raysys.errors import RetrievalError
 from raysys.retrieval.candidates import Ragged
 from raysys.retrieval.index import ExactIndex, IndexConfig, build_index
@@ -117,6 +117,18 @@ def test_any_shards_and_replicas_equal_flat_search(
             handle.lost = True
         with pytest.raises(RetrievalError, match=f"shard {lost_shard} of {shards} gives no answer"):
             retriever.retrieve(batch, k)
+
+
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 6))
+def test_copies_are_spread_over_the_nodes(shards, replicas, nodes):
+    places = spread(shards, replicas, nodes)
+    assert [len(copies) for copies in places] == [replicas] * shards
+    for copies in places:
+        assert len(set(copies)) == min(replicas, nodes)
+    held = np.bincount(np.concatenate(places), minlength=nodes)
+    if replicas <= nodes:
+        assert held.max() - held.min() <= 1
+    assert held.sum() == shards * replicas
 
 
 def test_replicas_share_the_queries():

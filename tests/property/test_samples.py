@@ -17,6 +17,7 @@ from raysys.data.hashing import hash_text
 from raysys.data.history import load_sequences
 from raysys.data.interactions import Entries, Interactions, read_entries
 from raysys.data.pairs import Transitions
+from raysys.data.parquet import read_table
 from raysys.data.queries import read_queries
 from raysys.data.sequences import SessionConfig
 from raysys.data.shapes import SampleShape
@@ -92,7 +93,7 @@ class Prepared:
         self.item = self.codes("item")
         self.act = self.codes("event_act")
         self.user = self.codes("user")
-        items = pq.read_table(self.features.open_input("items.parquet"))
+        items = read_table(self.features, "items.parquet")
         self.category = items.column("category").to_pylist()
         self.tags = items.column("tags").to_pylist()
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raysys.data.parquet import read_table
 from raysys.errors import DataError
 from raysys.evaluation.comparison import compare
 from raysys.evaluation.pairing import VALUES, pair, paired_table
@@ -44,7 +45,7 @@ def measured(folder: Path, name: str, shift: float, scale: float = 1.0, **change
 def by_user(run: Run, key: str) -> np.ndarray:
     """The values of u0, u1, ... by a plain dictionary."""
     assert run.evaluation
-    table = pq.read_table(run.evaluation.open_input(VALUES))
+    table = read_table(run.evaluation, VALUES)
     found = dict(zip(table["user_id"].to_pylist(), table[key].to_pylist(), strict=True))
     return np.array([np.nan if found[f"u{u}"] is None else found[f"u{u}"] for u in range(USERS)])
 
