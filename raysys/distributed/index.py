@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 KIND = "index"
 TRAINING_SAMPLE = 262_144
 SEARCH_TIMEOUT_S = 300.0
+RESTART_POLL_S = 1.0
+"""How often a shard whose node is lost is asked whether it is back."""
 EMPTY = "trained.faiss"
 
 
@@ -190,18 +192,27 @@ class ShardedIndex:
 
     def _answer(self, shard: int, reference: Any, queries: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
         handles = self.replicas[shard]
-        for attempt in range(len(handles)):
+        deadline, lost, asked = time.monotonic() + self.timeout_s, 0, 0
+        while True:
             try:
-                return ray.get(reference, timeout=self.timeout_s)
+                return ray.get(reference, timeout=max(deadline - time.monotonic(), 0.1))
+            except ray.exceptions.ActorUnavailableError as error:
+                # Its node is lost, which shows only after a while; then it comes up on another one.
+                if time.monotonic() > deadline:
+                    raise self._silent(shard, error) from error
+                time.sleep(0.0 if len(handles) > 1 and asked == 0 else RESTART_POLL_S)
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-                if attempt + 1 == len(handles):
-                    reason = type(error).__name__
-                    raise RetrievalError(
-                        f"index shard {shard} of {len(self.replicas)} gives no answer ({reason}) on any of "
-                        f"{len(handles)} replicas; an answer without it would be wrong"
-                    ) from error
-                reference = handles[(self.turn + attempt + 1) % len(handles)].search.remote(queries, k)
-        raise AssertionError("unreachable: every shard has at least one replica")
+                lost += 1
+                if lost == len(handles):
+                    raise self._silent(shard, error) from error
+            asked += 1
+            reference = handles[(self.turn + asked) % len(handles)].search.remote(queries, k)
+
+    def _silent(self, shard: int, error: Exception) -> RetrievalError:
+        return RetrievalError(
+            f"index shard {shard} of {len(self.replicas)} gives no answer ({type(error).__name__}) on any of "
+            f"{len(self.replicas[shard])} replicas; an answer without it would be wrong"
+        )
 
     def close(self) -> None:
         for handle in itertools.chain.from_iterable(self.replicas):

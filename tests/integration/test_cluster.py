@@ -93,7 +93,7 @@ def test_the_package_that_is_uploaded_is_the_code_and_no_more(cluster, submitted
 def test_three_nodes_give_the_vectors_and_metrics_of_one(submitted, tmp_path, ray_cluster):
     folder, path, _ = submitted
     alone = ["--set", "cluster.resources_per_worker={}", "--set", "cluster.training_labels={}"]
-    alone += ["--set", "cluster.data_labels={}", "--set", "cluster.workers=1"]
+    alone += ["--set", "cluster.data_labels={}", "--set", "cluster.workers=0"]
     assert pipeline.main(["--run", str(path), "--out", str(tmp_path / "out"), *alone]) == 0
     one, three = (Folder(each / "out") for each in (tmp_path, folder))
     data = [each.read_json("features/manifest.json")["info"] for each in (one, three)]

@@ -65,3 +65,5 @@ def test_the_launcher_brings_up_two_hosts_and_takes_them_down():
         assert "work on host0 host1" in work.stdout, work.stdout + work.stderr + log.decode()
         down = ray("down", "--yes", str(file))
         assert down.returncode == 0, down.stdout + down.stderr
+        for left in Path("/tmp/ray").glob(f"cluster-{config['cluster_name']}.*"):  # the launcher's own notes
+            left.unlink()

@@ -106,7 +106,9 @@ class Hosts:
                 with suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)  # the first process of a host takes all others with it
             server.wait(30)
-        subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
+        wires = [f"{BRIDGE}v{number}" for number in range(len(self.servers))]
+        for link in (*wires, BRIDGE):
+            subprocess.run(["ip", "link", "del", link], capture_output=True)
 
     def __enter__(self):
         return self
