@@ -14,6 +14,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysys.errors import ConfigError, RaysysError
 from raysys.logs import fields
@@ -209,7 +210,9 @@ class Relay:
     them."""
 
     def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
-        remote: Any = ray.remote(num_cpus=0)
+        # beside the driver: a node that is lost with the actor on it would end a training that outlives it
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        remote: Any = ray.remote(num_cpus=0, scheduling_strategy=here)
         self.actor: Any = remote(_Lines).remote()
         self.show, self.stopped = show, threading.Event()
         self.thread = threading.Thread(target=self._loop, daemon=True)
