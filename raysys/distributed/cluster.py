@@ -211,7 +211,7 @@ class Relay:
 
     def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
         # beside the driver: a node that is lost with the actor on it would end a training that outlives it
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote: Any = ray.remote(num_cpus=0, scheduling_strategy=here)
         self.actor: Any = remote(_Lines).remote()
         self.show, self.stopped = show, threading.Event()
