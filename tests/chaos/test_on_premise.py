@@ -11,6 +11,7 @@ import yaml
 from tests.reference.hosts import Hosts, ask, refusal
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.chaos  # minutes, and it wants a machine to itself
 RAY = str(Path(sys.executable).parent / "ray")
 WORK = """
 import socket, time, ray
