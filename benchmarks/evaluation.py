@@ -12,19 +12,14 @@ import time
 from functools import cache
 from pathlib import Path
 
-from benchmarks.logs import write_log
+from benchmarks.logs import LOG_KEYS, write_log
 from benchmarks.prepare import DATA
 
 USERS, FEW, ITEMS, ROWS = 6_170, 60, 3_416, 1_000_000
 """Of the users of the log about 130 have too few events to be measured, which leaves 6,040."""
-RUN = """
-[data]
-events = "{log}/events/*.parquet"
-[data.columns]
-user = "user_id"
-item = "item_id"
-time = "timestamp"
-[split]
+RUN = (
+    LOG_KEYS
+    + """[split]
 filter_seen = true
 [model]
 name = "mind"
@@ -43,6 +38,7 @@ shards = 2
 [evaluation]
 ks = [10, 50, 200]
 """
+)
 
 
 @cache

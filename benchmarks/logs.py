@@ -14,6 +14,16 @@ USER_FEATURES = {"gender": 2, "age": 7, "occupation": 21, "zip": 3_439}
 START = 1_700_000_000
 SPAN_S = 60 * 86_400
 
+LOG_KEYS = """
+[data]
+events = "{log}/events/*.parquet"
+[data.columns]
+user = "user_id"
+item = "item_id"
+time = "timestamp"
+"""
+"""What a run file says of a log that `write_log` wrote; `{log}` is its folder."""
+
 
 def write_log(folder: Path, rows: int, users: int, seed: int = 0, num_items: int = NUM_ITEMS) -> Path:
     """Write `events/*.parquet`, in order of time, `items.parquet` and `users.parquet`; return the folder.

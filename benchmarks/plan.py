@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import train
-from benchmarks.logs import write_log
+from benchmarks.logs import LOG_KEYS, write_log
 from benchmarks.prepare import DATA, ROOT, run_file
 from benchmarks.process_tree import Watch
 
@@ -35,14 +35,9 @@ KINDS = (
 )
 DIM = 64
 TRAINED_ON = 10_000
-LARGE = """
-[data]
-events = "{log}/events/*.parquet"
-[data.columns]
-user = "user_id"
-item = "item_id"
-time = "timestamp"
-[model]
+LARGE = (
+    LOG_KEYS
+    + """[model]
 name = "mind"
 embedding_dim = 256
 profile_features = []
@@ -54,6 +49,7 @@ checkpoint_every_steps = 10
 [cluster]
 workers = 0
 """
+)
 
 
 def agreement(name: str, predicted: float, measured: float, unit: str) -> float:

@@ -16,21 +16,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.logs import FEATURES, write_log
+from benchmarks.logs import FEATURES, LOG_KEYS, write_log
 from benchmarks.process_tree import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(tempfile.gettempdir()) / "raysys-benchmarks"
 USERS_PER_MILLION_ROWS = 20_000
 
-RUN = """
-[data]
-events = "{log}/events/*.parquet"
-[data.columns]
-user = "user_id"
-item = "item_id"
-time = "timestamp"
-[data.items]
+RUN = (
+    LOG_KEYS
+    + """[data.items]
 path = "{log}/items.parquet"
 id = "item_id"
 [data.items.features]
@@ -41,6 +36,7 @@ max_items = 1000000
 [model]
 name = "mind"
 """
+)
 
 
 @cache

@@ -15,19 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.logs import write_log
+from benchmarks.logs import LOG_KEYS, write_log
 from benchmarks.prepare import DATA, ROOT
 
 BATCH = 1024
 USERS, ITEMS, ROWS = 6_000, 3_500, 1_000_000
-RUN = """
-[data]
-events = "{log}/events/*.parquet"
-[data.columns]
-user = "user_id"
-item = "item_id"
-time = "timestamp"
-[data.users]
+RUN = (
+    LOG_KEYS
+    + """[data.users]
 path = "{log}/users.parquet"
 id = "user_id"
 [data.users.features]
@@ -48,6 +43,7 @@ checkpoint_every_steps = 100000
 workers = {workers}
 resources_per_worker = {{ CPU = 1 }}
 """
+)
 
 MODELS = {
     "mind": """
