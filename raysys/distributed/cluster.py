@@ -142,6 +142,40 @@ def cause_of(error: BaseException | None) -> RaysysError | None:
     return None
 
 
+def in_thread(
+    action: Callable[[], object], watch: Callable[[], None], stop: Callable[[], None], grace_s: float
+) -> None:
+    """Run an action of Ray in a thread of its own, because on the main thread Ray takes SIGINT for itself.
+
+    Args:
+        action: what runs; the raysys error behind an error of it is raised.
+        watch: called every fifth of a second while it runs; what it raises ends the waiting.
+        stop: tells the action to end, when a signal comes or `watch` raises.
+        grace_s: how long it is then waited for.
+    """
+    outcome: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+            watch()
+    except BaseException:
+        stop()
+        thread.join(grace_s)
+        raise
+    if outcome:
+        with own_errors():
+            raise outcome[0]
+
+
 # Ray Data runs the end of a shuffle in workers of their own, told apart by this environment. Tasks that ask
 # for the same one share those workers; a worker costs a second of CPU to start.
 DATA_WORKERS: dict[str, Any] = {"env_vars": {"RAY_DATA_SHUFFLE_REDUCE_WORKER": "1"}}

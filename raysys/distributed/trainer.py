@@ -3,7 +3,6 @@
 import json
 import logging
 import tempfile
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from raysys.distributed.checkpoints import KIND, ResumeFolder
-from raysys.distributed.cluster import Relay, nodes_with, own_errors, share_of_cpus
+from raysys.distributed.cluster import Relay, in_thread, nodes_with, share_of_cpus
 from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
@@ -176,32 +175,25 @@ def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
-        outcome: list[BaseException] = []
 
-        def fit() -> None:
-            try:
-                trainer.fit()
-            except BaseException as error:
-                outcome.append(error)
+        def watch() -> None:
+            if watcher and watcher.stopping():
+                raise TrainingStopped
 
-        thread = threading.Thread(target=fit, daemon=True)
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(0.2)
-                if watcher and watcher.stopping():
-                    raise TrainingStopped
-        except BaseException:
+        def end() -> None:
             logger.info(fields(stopping="waiting for a checkpoint", at_most_s=GRACE_S))
             relay.stop.remote()
-            thread.join(GRACE_S)
-            raise
+
+        failure: Exception | None = None
+        try:
+            in_thread(trainer.fit, watch, end, GRACE_S)
+        except Exception as error:
+            failure = error
         fatal = ray.get(relay.fatal_error.remote())
     if fatal:
         raise TrainingError(fatal)
-    if outcome:
-        with own_errors():
-            raise outcome[0]
+    if failure:
+        raise failure
 
 
 def _cpu_share(job: Job) -> int:

@@ -6,7 +6,6 @@ Ray Tune schedules the trials and ends them early. What a search has found is in
 
 import logging
 import os
-import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from raysys.distributed.board import Board
-from raysys.distributed.cluster import own_errors
+from raysys.distributed.cluster import in_thread
 from raysys.distributed.datasets import prepare
 from raysys.distributed.packing import Packing, pack
 from raysys.distributed.searcher import NUMBER, SpaceSearcher
@@ -32,6 +31,8 @@ from raysys.tuning.words import short
 
 logger = logging.getLogger(__name__)
 
+GRACE_S = 90
+"""How long the trials of a stopped search may take to write their checkpoints."""
 RETRIES = 2
 """How often a trial whose process died is started again, from its last checkpoint."""
 TUNE_SETTINGS = {
@@ -292,26 +293,12 @@ def _run(search: Search, packing: Packing, searcher: SpaceSearcher, scheduler: T
             verbose=0,
         ),
     )
-    outcome: list[BaseException] = []
 
-    def fit() -> None:
-        try:
-            tuner.fit()
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.2)
-    except BaseException:
-        logger.info(fields(stopping="waiting for the checkpoints of the trials"))
+    def end() -> None:
+        logger.info(fields(stopping="waiting for the checkpoints of the trials", at_most_s=GRACE_S))
         stop.asked = True
-        thread.join(90)
-        raise
+
+    try:
+        in_thread(tuner.fit, lambda: None, end, GRACE_S)
     finally:
         storage.delete()
-    if outcome:
-        with own_errors():
-            raise outcome[0]
