@@ -7,14 +7,27 @@ from raysys.config import require
 from raysys.nn.loss_inputs import LossName
 from raysys.nn.negatives import SamplerKind
 
-WATCHED = ("hit_rate", "recall", "precision", "ndcg", "map")
-"""Metrics with a cut-off that training can watch; `mrr` is the one without."""
+LISTS = ("novelty", "popularity_bias", "intra_list_diversity", "coverage", "gini")
+WATCHED = ("hit_rate", "recall", "precision", "ndcg", "map", *LISTS)
+"""Metrics with a cut-off that training can watch, those of the evaluator; `mrr` is the one without."""
+SMALLER_IS_BETTER = ("popularity_bias", "gini")
 
 
 def is_watched(metric: str) -> bool:
     """Return whether training can watch a metric of this name."""
     name, _, k = metric.partition("@")
-    return metric == "mrr" or (name in WATCHED and k.isdigit() and int(k) > 0)
+    depth = int(k) if k.isdecimal() else 0
+    return metric == "mrr" or (name in WATCHED and depth > (name == "intra_list_diversity"))
+
+
+def goal(metric: str) -> Literal["max", "min"]:
+    """Return whether a larger or a smaller value of a metric is better; its name may begin with `valid/`."""
+    return "min" if metric.rpartition("/")[2].partition("@")[0] in SMALLER_IS_BETTER else "max"
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Return whether a value of a metric is better than another; one that is not defined never is."""
+    return value < than if goal(metric) == "min" else value > than
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +64,8 @@ class TrainingConfig:
     patience: int = 3
     """Stop after this many epochs without a better validation metric; 0: never."""
     metric: str = "ndcg@10"
-    """What is watched on the validation part, by real retrieval over the whole catalogue."""
+    """What is watched on the validation part, by real retrieval over the whole catalogue: a metric of the
+    evaluator. Of `popularity_bias` and `gini` a smaller value is better."""
     valid_users: int = 10_000
     """Users that the validation metric is measured on at most, the same ones every time."""
     checkpoint_every_steps: int = 500

@@ -4,6 +4,7 @@ A position (epoch, step) and the seed decide everything that a step sees, so a r
 goes on from its last checkpoint as if it had not been, on another number of workers if need be.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from raysys.distributed.gauges import Gauges
 from raysys.distributed.rank import Rank, generators_of, has_core_to_spare, share_memory, wrap
 from raysys.distributed.same_node import SharedSum
 from raysys.distributed.validation import validate
+from raysys.errors import TrainingError
 from raysys.evaluation.health import alarm, of_curve
 from raysys.manifest import Manifest
 from raysys.models import build_model, sample_shape
@@ -30,6 +32,7 @@ from raysys.run import RunConfig
 from raysys.seeds import derive_seed
 from raysys.storage import Folder
 from raysys.training import StepTotals, build_optimizer, learning_rate, train_steps
+from raysys.training_config import is_better
 
 ALARM = "interests_collapsed"
 """Key of a line of progress that is a warning."""
@@ -287,7 +290,12 @@ class Loop:
         metrics.update(validate(self.model, self.job.run, self.job.features, self.job.manifest, self.rank))
         metrics["valid_s"] = time.monotonic() - begin
         value = metrics[f"valid/{training.metric}"]
-        if value > state.best_metric:
+        if math.isnan(value):
+            raise TrainingError(
+                f"training.metric: no sampled user of the validation part defines {training.metric}; raise "
+                "training.valid_users or watch another metric"
+            )
+        if state.best_epoch < 0 or is_better(training.metric, value, state.best_metric):
             state.best_epoch, state.best_metric, state.epochs_since_best = state.epoch, value, 0
             if self.rank.rank == 0:
                 self.resume.save_best(state.epoch, self.model)
@@ -314,7 +322,7 @@ class Loop:
                 {
                     "epoch": f"{state.epoch}/{training.epochs}",
                     **_short(metrics),
-                    "best": value == state.best_metric,
+                    "best": state.best_epoch == state.epoch - 1,
                 }
             )
             if heard:

@@ -17,7 +17,7 @@ from raysys.config import digest, to_literal
 from raysys.errors import ConfigError
 from raysys.seeds import derive_seed
 from raysys.storage import Folder
-from raysys.tuning.importance import distribution
+from raysys.tuning.importance import DIRECTIONS, distribution
 from raysys.tuning.space import SearchSpace, Values, of_literals, to_literals
 from raysys.tuning.space_config import Parameter
 from raysys.tuning.trials import UNTUNED, Trial
@@ -38,11 +38,11 @@ class SpaceSearcher(Searcher):
     """
 
     def __init__(self, space: SearchSpace, folder: Folder, earlier: Sequence[Trial]) -> None:
-        super().__init__(metric=space.search.metric, mode="max")
+        super().__init__(metric=space.search.metric, mode=space.search.goal)
         self.space, self.folder = space, folder
         self.trials = {trial.number: trial for trial in earlier}
         self.waiting = [trial.number for trial in earlier if trial.status == "running"]
-        self.study = optuna.create_study(direction="maximize", sampler=self._sampler(0))
+        self.study = optuna.create_study(direction=DIRECTIONS[space.search.goal], sampler=self._sampler(0))
         self.asked: dict[int, optuna.trial.Trial] = {}
         self.numbers: dict[str, int] = {}
         self.exhausted = False

@@ -16,9 +16,11 @@ from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
 from raysys.errors import ConfigError, RaysysError, TrainingError
+from raysys.evaluation.lists import DIVERSITY
 from raysys.logs import fields
 from raysys.manifest import find_manifest, read_manifest
 from raysys.run import RunConfig
+from raysys.schema import Schema
 from raysys.storage import Folder
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,12 @@ def train(
         raise ConfigError(
             f"training.metric: {run.training.metric} looks deeper than the {manifest.info['items']} items of "
             "the catalogue"
+        )
+    kinds = {feature.kind for feature in Schema.from_table(manifest.info["schema"]).of("item")}
+    if run.training.metric.startswith(DIVERSITY) and kinds <= {"number"}:
+        raise ConfigError(
+            f"training.metric: {run.training.metric} needs a categorical item feature, and there is "
+            "none; name one in data.items.features and run jobs/prepare.py again, or watch another metric"
         )
     resume = ResumeFolder(out)
     identity = {"training": run.training_digest, "features": manifest.digest}

@@ -115,7 +115,7 @@ def _scheduler(space: SearchSpace, trials: Sequence[Trial]) -> TrialScheduler:
         reduction_factor=search.reduction_factor,
         stop_last_trials=False,  # a trial ends by itself
     )
-    scheduler.set_search_properties(search.metric, "max")
+    scheduler.set_search_properties(search.metric, search.goal)
     for trial in trials:
         if trial.status != "running" and trial.curve:
             _tell(scheduler, trial, search.metric)
@@ -269,7 +269,7 @@ def _run(search: Search, packing: Packing, searcher: SpaceSearcher, scheduler: T
     record = _Record(space, folder, searcher, stop)
     storage = folder / ".ray"
     trainable: Any = tune.with_parameters(TrialTraining, search=search)
-    objective: dict[str, Any] = {"metric": space.search.metric, "mode": "max"}
+    objective: dict[str, Any] = {"metric": space.search.metric, "mode": space.search.goal}
     tuner = tune.Tuner(
         tune.with_resources(trainable, packing.trial),
         tune_config=tune.TuneConfig(

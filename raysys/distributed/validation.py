@@ -1,5 +1,6 @@
 """Validation while training: real retrieval over the whole catalogue, shared out over the ranks."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +9,11 @@ import torch
 
 from raysys.data.hashing import hash_text
 from raysys.data.queries import Queries, read_queries
+from raysys.distributed.checkpoints import catalog_of
 from raysys.distributed.interests import block_health
 from raysys.evaluation.health import InterestHealth, to_curve
-from raysys.evaluation.metrics import METRICS
+from raysys.evaluation.lists import Facts, gini
+from raysys.evaluation.metrics import EvaluationConfig, MetricTotals
 from raysys.manifest import Manifest
 from raysys.models import sample_shape
 from raysys.models.contract import InterestModel, VectorModel
@@ -19,9 +22,10 @@ from raysys.retrieval.exact import Metric
 from raysys.retrieval.index import ExactIndex
 from raysys.retrieval.vectors import Found, VectorRetriever, encode_catalogue
 from raysys.run import RunConfig
+from raysys.schema import NUM_RESERVED
 from raysys.seeds import derive_seed
 from raysys.storage import Folder
-from raysys.training_config import TrainingConfig
+from raysys.training_config import LISTS, TrainingConfig
 
 if TYPE_CHECKING:
     from raysys.distributed.rank import Rank
@@ -40,14 +44,13 @@ def validate(
     `HEALTH_USERS` of the users.
 
     Every rank measures every world-th query and the sums are added up, so the result does not depend on the
-    number of workers beyond rounding.
+    number of workers beyond rounding. A metric that no query defines is NaN.
     """
-    name = run.training.metric.partition("@")[0]
     k = run.training.metric_k
-    names = list(dict.fromkeys([name, "hit_rate", "ndcg"]))
+    totals = MetricTotals(watched(run.training), manifest.info["items"])
+    catalog = catalog_of(features, manifest) if run.training.metric.startswith(LISTS) else None
     index = local_index(model, manifest.info["items"], run.model.embedding_dim, rank.device)
     retriever = VectorRetriever(model, index, rank.device)
-    totals = np.zeros(len(names) + 1)
     health: InterestHealth | None = None
     shape = sample_shape(run.model_name, run.model, run.session)
     for part in sorted(manifest.info["part_events"]):
@@ -56,16 +59,36 @@ def validate(
             batch, found = find(retriever, queries, chosen, run, k)
             candidates = found.together()
             truth = ragged_rows(queries.truth_offsets, queries.truth_items, chosen)
-            for i, metric in enumerate(names):
-                totals[i] += METRICS[metric](candidates, truth, k).sum()
-            totals[-1] += len(chosen)
+            seen = ragged_rows(queries.seen_offsets, queries.seen_items, chosen)
+            totals.add(candidates, truth, Facts.of(catalog, seen) if catalog else None)
             if examined and isinstance(model, InterestModel) and found.active.shape[1] > 1:
                 block = block_health(model, batch, found, candidates, found.alone(k), truth)
                 health = health.merge(block) if health else block
-    sums = rank.sum(totals.tolist())
-    keys = [f"valid/{metric}@{k}" if metric != "mrr" else "valid/mrr" for metric in names]
-    metrics = {key: total / max(sums[-1], 1.0) for key, total in zip(keys, sums, strict=False)}
+    metrics = {f"valid/{key}": value for key, value in _over_ranks(totals, k, rank).items()}
     return metrics | _health_over_ranks(health, k, rank)
+
+
+def watched(training: TrainingConfig) -> EvaluationConfig:
+    """Return what a validation measures."""
+    names = dict.fromkeys([training.metric.partition("@")[0], "hit_rate", "ndcg"])
+    return EvaluationConfig(ks=(training.metric_k,), metrics=tuple(names))
+
+
+def _over_ranks(totals: MetricTotals, k: int, rank: "Rank") -> dict[str, float]:
+    """Return the metrics of the queries of all ranks."""
+    values = totals.values
+    own = [part for key in values for part in (np.nansum(values[key]), (~np.isnan(values[key])).sum())]
+    shown = [*totals.recommended.values(), *totals.times.values()]
+    sums = np.array(rank.sum(np.concatenate([own, *shown]).tolist()))
+    means = dict(zip(values, (sums[i] / sums[i + 1] if sums[i + 1] else math.nan
+                              for i in range(0, len(own), 2)), strict=True))  # fmt: skip
+    times = sums[len(own) + NUM_RESERVED :].astype(np.int64)
+    if totals.recommended:
+        means[f"coverage@{k}"] = int((times > 0).sum()) / max(1, totals.num_candidates)
+    if totals.times:
+        means[f"gini@{k}"] = gini(times)
+    keys = totals.config.keys()
+    return {key: float(means[key]) for key in keys}
 
 
 def _batches(

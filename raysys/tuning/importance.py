@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import optuna
 from optuna.distributions import (
@@ -12,11 +13,16 @@ from optuna.distributions import (
 )
 
 from raysys.config import to_literal
+from raysys.training_config import goal
 from raysys.tuning.space_config import Parameter
 from raysys.tuning.trials import Trial, ranked
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+DIRECTIONS: dict[Literal["max", "min"], Literal["maximize", "minimize"]] = {
+    "max": "maximize",
+    "min": "minimize",
+}
 FEWEST = 8
 """Trials with a value below which an importance is a guess."""
 
@@ -43,7 +49,7 @@ def importance(
         return None
     keys = [key for key in parameters if all(key in trial.literals for trial in scored)]
     keys = [key for key in keys if len({trial.literals[key] for trial in scored}) > 1]
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction=DIRECTIONS[goal(metric)])
     for trial, value in zip(scored, values, strict=True):
         own = trial.values
         params = {key: to_literal(own[key]) if parameters[key].type == "choice" else own[key] for key in keys}

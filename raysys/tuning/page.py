@@ -47,7 +47,7 @@ def judge(space: SearchSpace, trials: Sequence[Trial]) -> Verdict:
             "unsure", f"Trial {best.number}: {metric} {best.best(metric):.4f}{against}.", sentences
         )
     gain, spread = mine.mean - untuned.mean, max(mine.deviation, untuned.deviation)
-    sure = gain > spread
+    sure = (-gain if space.search.goal == "min" else gain) > spread
     relation = "more than" if sure else "not more than"
     headline = (
         f"Trial {best.number}: {metric} {_told(mine)} against {_told(untuned)} untuned, "

@@ -2,6 +2,7 @@
 # pyright: reportUnknownMemberType=false
 # matplotlib declares its functions with keyword arguments of unknown types.
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from raysys.config import to_literal
 from raysys.evaluation.plots import ACCENT, INK, LINE, MUTED, canvas, drawing, to_svg
+from raysys.training_config import goal
 from raysys.tuning.space_config import Parameter
 from raysys.tuning.trials import AT_S, UNTUNED, Trial, ranked
 from raysys.tuning.words import short
@@ -30,15 +32,13 @@ def over_time(trials: Sequence[Trial], metric: str, figure_id: str, message: str
         if trial.kind == "search"
         for entry in trial.curve
     )
-    best, so_far = -math.inf, list[float]()
-    for _, value in points:
-        best = max(best, value)
-        so_far.append(best)
+    values = [value for _, value in points]
+    so_far = list(itertools.accumulate(values, min if goal(metric) == "min" else max))
     with drawing():
         figure = canvas(2.9)
         axes: Axes = figure.subplots()
         minutes = [at for at, _ in points]
-        axes.plot(minutes, [value for _, value in points], "o", color=MUTED, markersize=3, alpha=0.6)
+        axes.plot(minutes, values, "o", color=MUTED, markersize=3, alpha=0.6)
         axes.step(minutes, so_far, where="post", color=ACCENT, linewidth=2)
         _plain_axes(axes, "minutes of the search", metric)
         _untuned_line(axes, trials, metric)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raysys.config import require
-from raysys.training_config import WATCHED, is_watched
+from raysys.training_config import WATCHED, goal, is_watched
 
 VALID = "valid/"
 
@@ -15,8 +15,11 @@ class SearchConfig:
     """`[search]`: what is optimised, how, and for how long."""
 
     metric: str = "valid/ndcg@10"
-    """What is made as large as possible: `valid/` and a metric that `training.metric` takes. Every trial
-    retrieves the same number of candidates for it, whatever its number of interests."""
+    """What is made as good as possible: `valid/` and a metric that `training.metric` takes, any of the
+    evaluator. Every trial retrieves as many candidates for it, whatever its number of interests."""
+    mode: Literal["auto", "max", "min"] = "auto"
+    """max makes the metric large and min small; auto does what the metric is for, and the other way is
+    refused."""
     algorithm: Literal["tpe", "random"] = "tpe"
     """Where values come from: tpe is Optuna's tree-structured Parzen estimator, random draws them."""
     scheduler: Literal["asha", "none"] = "asha"
@@ -50,6 +53,9 @@ class SearchConfig:
             known,
             f"metric: found {self.metric!r}, expected valid/mrr or valid/name@k of {', '.join(WATCHED)}",
         )
+        found = f"mode: found {self.mode!r}, but of {self.metric} a "
+        meant = "smaller" if self.goal == "min" else "larger"
+        require(self.mode in ("auto", self.goal), f"{found}{meant} value is better")
         for name in ("trials", "grace_epochs", "repeat_seeds"):
             require(getattr(self, name) >= 1, f"{name}: found {getattr(self, name)}, expected >= 1")
         for name in (
@@ -68,6 +74,11 @@ class SearchConfig:
     def training_metric(self) -> str:
         """The metric as `training.metric` names it."""
         return self.metric.removeprefix(VALID)
+
+    @property
+    def goal(self) -> Literal["max", "min"]:
+        """Whether a larger or a smaller value of the metric is better."""
+        return goal(self.metric)
 
 
 @dataclass(frozen=True, kw_only=True)

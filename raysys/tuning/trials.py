@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from raysys.errors import ConfigError
 from raysys.storage import Folder
+from raysys.training_config import goal
 from raysys.tuning.space import SearchSpace, Values, of_literals
 
 FOLDER, SEARCH_FILE, FILE = "tune", "search.json", "trial.json"
@@ -58,7 +59,8 @@ class Trial:
 
     def best(self, metric: str) -> float | None:
         """Return the best value over the epochs, which is what the checkpoint has; None before the first."""
-        return max((entry[metric] for entry in self.curve), default=None)
+        better = min if goal(metric) == "min" else max
+        return better((entry[metric] for entry in self.curve), default=None)
 
     def save(self, folder: Folder) -> None:
         place(folder, self.number).write_json(FILE, dataclasses.asdict(self))
@@ -111,7 +113,12 @@ def open_search(space: SearchSpace, out: Folder, resume: bool) -> list[Trial]:
 def ranked(trials: Iterable[Trial], metric: str) -> list[Trial]:
     """Return the searched trials that have a value, best first; of equal ones the earlier first."""
     scored = [trial for trial in trials if trial.kind == "search" and trial.best(metric) is not None]
-    return sorted(scored, key=lambda trial: (-(trial.best(metric) or 0.0), trial.number))
+    return sorted(scored, key=lambda trial: (-_gain(metric, trial.best(metric)), trial.number))
+
+
+def _gain(metric: str, value: float | None) -> float:
+    """Return a value such that a larger one is better."""
+    return -(value or 0.0) if goal(metric) == "min" else value or 0.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def spreads(trials: Iterable[Trial], metric: str) -> list[Spread]:
         if trial.kind == "repeat" and trial.status == "finished" and best is not None:
             found.setdefault(trial.of, []).append(best)
     every = [Spread(of, tuple(scores)) for of, scores in sorted(found.items())]
-    return sorted(every, key=lambda spread: -spread.mean)
+    return sorted(every, key=lambda spread: -_gain(metric, spread.mean))
 
 
 def to_table(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> pa.Table:

@@ -10,14 +10,12 @@ import time
 import pytest
 import torch
 
-from raysys.distributed.checkpoints import ResumeFolder, catalog_of, from_bytes, load_trained
+from raysys.distributed.checkpoints import ResumeFolder, from_bytes, load_trained
 from raysys.distributed.datasets import prepare
 from raysys.distributed.loop import ALARM
 from raysys.distributed.trainer import Job, Rank, train, train_loop
-from raysys.distributed.validation import validate
 from raysys.errors import ManifestError, TrainingError
 from raysys.manifest import Manifest, find_manifest, read_manifest
-from raysys.models import build_model
 from raysys.run import load_run
 from raysys.storage import Folder
 from tests.reference.logs import planted_log, run_file
@@ -202,68 +200,6 @@ def test_a_second_call_trains_nothing_and_another_config_trains_anew(prepared, t
     other = job_of(prepared, tmp_path, "training.epochs=1", "training.seed=9")
     train(other.run, other.out)
     assert read_manifest(job.out / "checkpoint", "checkpoint", "train").digest != first
-
-
-class Together(Rank):
-    """A rank among threads of this process: every sum waits for all of them, as over a group of workers."""
-
-    barrier: threading.Barrier
-    shared: list[list[float]]
-
-    def sum(self, values: list[float]) -> list[float]:
-        self.shared[self.rank] = values
-        self.barrier.wait(timeout=60)
-        total = [sum(column) for column in zip(*self.shared, strict=True)]
-        self.barrier.wait(timeout=60)
-        return total
-
-
-def validated(job, model, world):
-    """Return what every rank of a group gets from a validation."""
-    found = [{} for _ in range(world)]
-    shared, barrier = [[] for _ in range(world)], threading.Barrier(world)
-
-    def run(number):
-        rank = Together(number, world, "cpu", print, lambda: False, lambda metrics, path: None)
-        object.__setattr__(rank, "shared", shared)
-        object.__setattr__(rank, "barrier", barrier)
-        found[number] = validate(model, job.run, job.features, job.manifest, rank)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
-
-
-@pytest.mark.parametrize("users", [2, 50, 120])
-def test_health_depends_on_no_number_of_workers_even_where_some_have_no_user(prepared, tmp_path, users):
-    job = job_of(prepared, tmp_path, f"training.valid_users={users}")
-    catalog = catalog_of(job.features, job.manifest)
-    model = build_model("mind", job.run.model, catalog, "sampled_softmax", 3).eval()
-    (alone,) = validated(job, model, 1)
-    assert {name for name in alone if name.startswith("health/recall")} == {
-        f"health/recall_with_{count}" for count in (1, 2, 3)
-    }
-    for together in validated(job, model, 4):
-        assert together == pytest.approx(alone, abs=1e-6)
-
-
-def test_health_of_a_few_users_is_that_of_the_model(prepared, tmp_path, monkeypatch):
-    job = job_of(prepared, tmp_path)
-    model = build_model("mind", job.run.model, catalog_of(job.features, job.manifest), "bpr", 3).eval()
-    (whole,) = validated(job, model, 1)
-    assert whole["health/recall_with_3"] == pytest.approx(whole["valid/hit_rate@10"])  # one target a user
-    monkeypatch.setattr("raysys.distributed.validation.HEALTH_USERS", 40)
-    (few,) = validated(job, model, 1)
-    assert few["valid/ndcg@10"] == pytest.approx(whole["valid/ndcg@10"], abs=1e-9)
-    assert few["health/pairwise_cosine"] != whole["health/pairwise_cosine"]
-    assert few["health/pairwise_cosine"] == pytest.approx(whole["health/pairwise_cosine"], abs=0.1)
-    one = dataclasses.replace(job.run, model=dataclasses.replace(job.run.model, num_interests=1))
-    model = build_model("mind", one.model, catalog_of(job.features, job.manifest), "bpr", 3).eval()
-    (single,) = validated(dataclasses.replace(job, run=one), model, 1)
-    assert not [name for name in single if name.startswith("health/")]  # nothing to tell apart
 
 
 def lines_of(prepared, tmp_path, *overrides):

@@ -125,6 +125,20 @@ def test_time_that_is_up_leaves_trials_that_go_on_to_the_same_end(finished, tmp_
     assert [trial.best(METRIC) for trial in again] == [trial.best(METRIC) for trial in whole]
 
 
+def test_a_search_for_small_values_ends_with_the_smallest(tmp_path, ray_cluster):
+    metric = "valid/popularity_bias@10"
+    text = ASHA.replace("trials = 4", "trials = 6\nstartup_trials = 2")
+    path = space_file(tmp_path, text)
+    path.write_text(path.read_text().replace(METRIC, metric))
+    assert search(path, tmp_path / "out") == 0
+    trials = trials_of(tmp_path / "out")
+    smallest = min(entry[metric] for trial in trials for entry in trial.curve)
+    assert f"for {metric}: {smallest:.4f}" in (tmp_path / "out" / "tune" / "best.toml").read_text()
+    ended = [trial.best(metric) for trial in trials if trial.status == "stopped"]
+    assert ended
+    assert min(ended) >= smallest
+
+
 def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path, ray_cluster, caplog):
     path = space_file(tmp_path, RANDOM.replace("trials = 3", "trials = 5"), rate=1e30)
     assert search(path, tmp_path / "out") == 0

@@ -9,7 +9,7 @@ import numpy as np
 from raysys.evaluation.doctor.check import Check, judged, not_checked
 from raysys.evaluation.findings import REFERENCE, is_ranked, plural
 from raysys.evaluation.health import InterestHealth, collapse_signs
-from raysys.training_config import TrainingConfig
+from raysys.training_config import LISTS, TrainingConfig, goal
 
 _SATURATED = 0.02
 _ALL = 0.99
@@ -189,7 +189,8 @@ def learning_curve(curve: Sequence[Mapping[str, float]], training: TrainingConfi
     losses = [float(entry.get("train/loss", math.nan)) for entry in curve]
     values = [float(entry.get(f"valid/{training.metric}", math.nan)) for entry in curve]
     chance = _chance(training.metric, candidates)
-    best = int(np.nanargmax(values)) if not all(map(math.isnan, values)) else -1
+    gains = [value if goal(training.metric) == "max" else -value for value in values]
+    best = int(np.nanargmax(gains)) if not all(map(math.isnan, gains)) else -1
     faults, warnings = dict[str, str](), dict[str, str]()
     if not all(map(math.isfinite, losses)):
         faults["the loss is not finite"] = "lower training.learning_rate or set training.clip_norm"
@@ -202,10 +203,11 @@ def learning_curve(curve: Sequence[Mapping[str, float]], training: TrainingConfi
         warnings["the last epoch is the best"] = "raise training.epochs"
     found = faults | warnings
     told = f"{training.metric} {values[best]:.4f} in epoch {best + 1}" if best >= 0 else "no metric"
+    luck = "chance is not known" if math.isnan(chance) else f"chance {chance:.4f}"
     return judged(
         name,
         f"{plural(len(curve), 'epoch')} in checkpoint/state.json",
-        "; ".join([f"loss {losses[0]:.4g} to {losses[-1]:.4g}, best {told} (chance {chance:.4f})", *found]),
+        "; ".join([f"loss {losses[0]:.4g} to {losses[-1]:.4g}, best {told} ({luck})", *found]),
         "; ".join(found.values()),
         fault=bool(faults),
         warning=bool(warnings),
@@ -214,8 +216,11 @@ def learning_curve(curve: Sequence[Mapping[str, float]], training: TrainingConfi
 
 
 def _chance(metric: str, candidates: int) -> float:
-    """Return what random lists reach of a metric with one target among the candidates."""
+    """Return what random lists reach of a metric with one target among the candidates; NaN for one of
+    the lists."""
     name, _, depth = metric.partition("@")
+    if name in LISTS:
+        return math.nan
     ranks = np.arange(1, min(int(depth) if depth else candidates, candidates) + 1)
     gains = {"ndcg": 1 / np.log2(ranks + 1), "mrr": 1 / ranks}.get(name, np.ones(len(ranks)))
     return float(gains.sum()) / candidates

@@ -1,6 +1,7 @@
 """A space file is read into parameters and trials that go together, and refuses what cannot be searched."""
 
 import math
+import re
 
 import pytest
 
@@ -90,6 +91,34 @@ def test_the_digest_knows_what_decides_the_trials_and_not_how_many_there_are(fol
 def test_values_survive_the_way_through_a_file(folder):
     values = {"a": math.inf, "b": [1, 2], "c": 'say "x"', "d": True, "e": 0.1, "f": 3}
     assert of_literals(to_literals(values)) == values
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "goal"),
+    [
+        ("valid/gini@10", "auto", "min"),
+        ("valid/popularity_bias@5", "min", "min"),
+        ("valid/coverage@10", "max", "max"),
+        ("valid/mrr", "auto", "max"),
+    ],
+)
+def test_the_goal_is_what_the_metric_is_for(folder, metric, mode, goal):
+    search = space_of(folder, SPACE, f"search.metric={metric}", f"search.mode={mode}").search
+    assert search.goal == goal
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "said"),
+    [
+        ("valid/ndcg@10", "min", "search.mode: found 'min', but of valid/ndcg@10 a larger value is better"),
+        ("valid/gini@10", "max", "search.mode: found 'max', but of valid/gini@10 a smaller value is better"),
+        ("valid/intra_list_diversity@1", "auto", "search.metric: found 'valid/intra_list_diversity@1'"),
+        ("test/ndcg@10", "auto", "search.metric: found 'test/ndcg@10'"),
+    ],
+)
+def test_a_goal_that_makes_things_worse_is_refused(folder, metric, mode, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        space_of(folder, SPACE, f"search.metric={metric}", f"search.mode={mode}")
 
 
 def test_session_keys_ask_for_features_of_their_own(folder):

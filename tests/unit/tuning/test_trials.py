@@ -31,7 +31,7 @@ def trial(number, *scores, **changes):
         "status": "finished",
         "of": number,
     }
-    return Trial(number=number, curve=curve, **(given | changes))
+    return Trial(number=number, **({"curve": curve} | given | changes))
 
 
 def test_a_trial_survives_its_file(tmp_path):
@@ -55,6 +55,20 @@ def test_trials_are_ranked_by_their_best_epoch_and_repeats_stand_apart():
         trial(4, 0.9, kind="repeat", of=1),
     ]
     assert [found.number for found in ranked(trials, METRIC)] == [2, 0, 1]
+
+
+def test_of_a_metric_whose_smaller_value_is_better_the_smallest_is_the_best():
+    metric = "valid/gini@10"
+
+    def of(number, *scores, **changes):
+        return trial(number, curve=[{metric: score} for score in scores], **changes)
+
+    trials = [of(0, 0.5, 0.3, 0.4), of(1, 0.2, 0.6), of(2, 0.9)]
+    assert [found.number for found in ranked(trials, metric)] == [1, 0, 2]
+    assert trials[0].best(metric) == 0.3
+    repeats = [of(3, 0.7, kind="repeat", of=1), of(4, 0.5, kind="repeat", of=0)]
+    assert [spread.of for spread in spreads([*trials, *repeats], metric)] == [0, 1]
+    assert best_of([*trials, *repeats], metric).number == 0
 
 
 def test_spreads_are_mean_and_deviation_of_finished_repeats():
