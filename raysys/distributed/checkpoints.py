@@ -61,6 +61,11 @@ class State:
         return table
 
 
+def identity_of(run: RunConfig, manifest: Manifest) -> dict[str, str]:
+    """Return what a checkpoint of a run on features with this manifest is known by."""
+    return {"training": run.training_digest, "features": manifest.digest}
+
+
 class ResumeFolder:
     """The state of a run under way."""
 
@@ -86,6 +91,16 @@ class ResumeFolder:
         """Return the global steps with a complete checkpoint, ascending."""
         steps = [int(name.removeprefix("step-")) for name in self.folder.names() if name.startswith("step-")]
         return sorted(step for step in steps if self.folder.exists(f"step-{step}/state.json"))
+
+    def take(self, other: "ResumeFolder", identity: Mapping[str, str]) -> None:
+        """Stand where another run stands, under an identity of its own; the other run has a checkpoint."""
+        self._delete()
+        state, last = other.load(), f"step-{other._steps()[-1]}"
+        names = [f"{last}/{name}" for name in ("weights.pt", "optimizer.pt", "state.json")]
+        best = [f"best-{state.best_epoch}.pt"] if state.best_epoch >= 0 else []
+        for name in [*best, *names]:
+            self.folder.write_bytes(name, other.folder.read_bytes(name))
+        self.folder.write_json("identity.json", dict(identity))
 
     def save(self, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
         """Write a checkpoint of this position, delete old ones, and return the checkpoint's URI."""

@@ -97,6 +97,8 @@ def make_loop(job: Job, rank: Rank) -> "Loop":
     optimizer = build_optimizer(model, training)
     resume = ResumeFolder(job.out)
     state = resume.load(model, optimizer)
+    for group in optimizer.param_groups:  # of a population the weights come from a run with other values
+        group["weight_decay"] = training.weight_decay
     wrapped = wrap(model, rank)
     shared = share_memory(wrapped, rank)
     inputs = loss_inputs(run, catalog)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from raysys.distributed.checkpoints import KIND, ResumeFolder
+from raysys.distributed.checkpoints import KIND, ResumeFolder, identity_of
 from raysys.distributed.cluster import Relay, in_thread, nodes_with, share_of_cpus
 from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.rank import Rank
@@ -89,8 +89,7 @@ def train(
             "none; name one in data.items.features and run jobs/prepare.py again, or watch another metric"
         )
     resume = ResumeFolder(out)
-    identity = {"training": run.training_digest, "features": manifest.digest}
-    if resume.open(identity):
+    if resume.open(identity_of(run, manifest)):
         state = resume.load()
         logger.info(fields(resumed_at_epoch=state.epoch + 1, step=state.step, path=resume.folder.uri))
     if run.cluster.workers == 0 or (watcher and run.cluster.workers == 1):

@@ -5,6 +5,7 @@ Ray Tune schedules the trials and ends them early. What a search has found is in
 """
 
 import logging
+import math
 import os
 import time
 import uuid
@@ -19,6 +20,7 @@ from raysys.distributed.board import Board
 from raysys.distributed.cluster import in_thread
 from raysys.distributed.datasets import prepare
 from raysys.distributed.packing import Packing, pack
+from raysys.distributed.population import evolve
 from raysys.distributed.searcher import NUMBER, SpaceSearcher
 from raysys.distributed.trial import FAILED, FINISHED, Search, TrialTraining
 from raysys.logs import fields
@@ -26,7 +28,7 @@ from raysys.storage import Folder
 from raysys.tuning.outputs import write_outputs
 from raysys.tuning.page import search_page
 from raysys.tuning.space import SearchSpace
-from raysys.tuning.trials import AT_S, FOLDER, SEARCH_FILE, UNTUNED, Trial, place, ranked
+from raysys.tuning.trials import AT_S, FOLDER, SEARCH_FILE, UNTUNED, Trial, place, ranked, read_generations
 from raysys.tuning.words import short
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def tune_run(space: SearchSpace, out: Folder, trials: Sequence[Trial]) -> list[T
     trials = search(space, out, trials)
     folder = out / FOLDER
     write_outputs(space, folder, trials)
-    folder.write_bytes("report.html", search_page(space, trials).encode())
+    folder.write_bytes("report.html", search_page(space, trials, read_generations(folder)).encode())
     logger.info(fields(best=f"{folder.uri}/best.toml", seconds=time.monotonic() - begin))
     return trials
 
@@ -79,15 +81,25 @@ def search(space: SearchSpace, out: Folder, trials: Sequence[Trial]) -> list[Tri
             metric=space.search.metric,
         )
     )
-    searcher = SpaceSearcher(space, folder, trials)
     shared = Search(space, folder, features, packing.threads)
-    _run(shared, packing, searcher, _scheduler(space, trials))
-    repeats = _repeats(space, [*searcher.trials.values()])
+    if space.search.scheduler == "pbt":
+        found = evolve(
+            space,
+            folder,
+            features[space.base.features_digest],
+            trials,
+            lambda searcher, until: _run(shared, packing, searcher, FIFOScheduler(), until),
+        )
+    else:
+        searcher = SpaceSearcher(space, folder, trials)
+        _run(shared, packing, searcher, _scheduler(space, trials))
+        found = [*searcher.trials.values()]
+    repeats = _repeats(space, found)
     if repeats:
-        again = FixedSearcher(space, folder, [*searcher.trials.values(), *repeats])
+        again = FixedSearcher(space, folder, [*found, *repeats])
         _run(shared, packing, again, FIFOScheduler())
-        return sorted(again.trials.values(), key=lambda trial: trial.number)
-    return sorted(searcher.trials.values(), key=lambda trial: trial.number)
+        found = [*again.trials.values()]
+    return sorted(found, key=lambda trial: trial.number)
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -167,14 +179,16 @@ def _repeats(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:
 
 
 class _Stop(tune.Stopper):
-    """Ends all trials when time is up or somebody asks for it; time of earlier calls counts."""
+    """Ends all trials when time is up or somebody asks for it; time of earlier calls counts. Ends each one
+    after so many epochs."""
 
-    def __init__(self, folder: Folder, limit_s: float) -> None:
+    def __init__(self, folder: Folder, limit_s: float, until: float) -> None:
         self.folder, self.limit_s, self.asked = folder, limit_s or float("inf"), False
+        self.until = until
         self.begin = time.monotonic() - folder.read_json(SEARCH_FILE)["elapsed_s"]
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return result.get("epoch", 0) >= self.until
 
     @property
     def elapsed_s(self) -> float:
@@ -229,7 +243,7 @@ class _Record(tune.Callback):
         if last.get(FAILED):
             self._failed(own, last[FAILED])
             return
-        if not last.get(FINISHED) and self.stop.stop_all():
+        if not last.get(FINISHED) and (self.stop.stop_all() or own.epochs >= self.stop.until):
             own.save(self.folder)
             return
         own.status = "finished" if last.get(FINISHED) else "stopped"
@@ -260,12 +274,19 @@ class _Record(tune.Callback):
         logger.warning(fields(trial=own.number, failed=reason))
 
 
-def _run(search: Search, packing: Packing, searcher: SpaceSearcher, scheduler: TrialScheduler) -> None:
-    """Run what the searcher gives until it has no more, time is up, or a signal comes."""
+def _run(
+    search: Search,
+    packing: Packing,
+    searcher: SpaceSearcher,
+    scheduler: TrialScheduler,
+    until: float = math.inf,
+) -> None:
+    """Run what the searcher gives until it has no more, time is up, or a signal comes; each trial up to an
+    epoch."""
     space, folder = search.space, search.folder
     os.environ.update(TUNE_SETTINGS)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # misses files that are switched off
-    stop = _Stop(folder, space.search.max_minutes * 60)
+    stop = _Stop(folder, space.search.max_minutes * 60, until)
     record = _Record(space, folder, searcher, stop)
     storage = folder / ".ray"
     trainable: Any = tune.with_parameters(TrialTraining, search=search)

@@ -1,7 +1,9 @@
 """`tune/report.html`: whether the search was worth it, and what the keys had to do with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from raysys.evaluation.findings import Cell, Table
 from raysys.evaluation.page import render
 from raysys.evaluation.plots import DotRow, dot_plot
 from raysys.evaluation.sections import Section
@@ -12,17 +14,20 @@ from raysys.tuning.outputs import best_of, every_trial, leaderboard
 from raysys.tuning.space import SearchSpace
 from raysys.tuning.space_config import Parameter
 from raysys.tuning.trials import UNTUNED, Spread, Trial, ranked, spreads
-from raysys.tuning.words import short
+from raysys.tuning.words import name_of, short
 
 
-def search_page(space: SearchSpace, trials: Sequence[Trial]) -> str:
-    """Return the page of a search of which at least one trial has a value."""
+def search_page(
+    space: SearchSpace, trials: Sequence[Trial], generations: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Return the page of a search of which at least one trial has a value; generations are of a population,
+    as in `population.json`."""
     makers = (_trials, _progress, _keys, _importance)
+    sections = [make(space, trials) for make in makers]
+    if generations:
+        sections.insert(2, _population(space, generations))
     return render(
-        "search.html.j2",
-        title=f"Search: {space.name}",
-        verdict=judge(space, trials),
-        sections=[make(space, trials) for make in makers],
+        "search.html.j2", title=f"Search: {space.name}", verdict=judge(space, trials), sections=sections
     )
 
 
@@ -94,6 +99,31 @@ def _progress(space: SearchSpace, trials: Sequence[Trial]) -> Section:
         "colour, the untuned one dashed. A line that ends early was ended by the scheduler.",
         figures=figures,
         gallery=True,
+    )
+
+
+def _population(space: SearchSpace, generations: Sequence[Mapping[str, Any]]) -> Section:
+    keys = list(space.parameters)
+    rows = [
+        [
+            Cell(str(generation["epoch"])),
+            Cell(name_of(move["number"])),
+            Cell(name_of(move["of"])),
+            Cell(f"{move['score']:.4f}"),
+            *(Cell(short(move["literals"].get(key, "–"))) for key in keys),
+        ]
+        for generation in generations
+        for move in generation["moves"]
+    ]
+    names = [key.partition(".")[2] for key in keys]
+    head = ["after epoch", "trial", "takes over", f"had {space.search.metric}", *names]
+    return Section(
+        "population",
+        "Population",
+        "Who went on with whose weights, and with which values. A trial's values, here and in best.toml, are "
+        "its last ones; its weights were trained with those of every generation of its line.",
+        folded=[Table("Every move", head, rows, text_columns=3)],
+        wide=True,
     )
 
 

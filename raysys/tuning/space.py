@@ -197,6 +197,8 @@ def _parameters(space: Mapping[str, Any], path: str) -> dict[str, Mapping[str, A
 def _with_search(tables: Mapping[str, Any], search: SearchConfig) -> dict[str, Any]:
     """Return the base run's tables under which trials are comparable."""
     values: Values = {"training.metric": search.training_metric}
+    if search.scheduler == "pbt":
+        values["training.patience"] = 0  # a population is compared at the same epochs
     if search.max_epochs:
         values["training.epochs"] = search.max_epochs
     return config.apply_values(tables, values)
@@ -205,6 +207,12 @@ def _with_search(tables: Mapping[str, Any], search: SearchConfig) -> dict[str, A
 def _check(space: SearchSpace) -> None:
     if MODELS[space.base.model_name].learns_by != "gradient":
         raise ConfigError(f"base: {space.base.model_name} counts and has no epochs; tune models that train")
+    if space.search.scheduler == "pbt":
+        for key in space.parameters:
+            if key.startswith("session.") or key == "training.patience":
+                raise ConfigError(
+                    f'space.{key}: scheduler = "pbt" changes values while trials train; leave it out'
+                )
     earlier: list[str] = []
     for key, parameter in space.parameters.items():
         section = key.partition(".")[0]

@@ -22,10 +22,11 @@ class SearchConfig:
     refused."""
     algorithm: Literal["tpe", "random"] = "tpe"
     """Where values come from: tpe is Optuna's tree-structured Parzen estimator, random draws them."""
-    scheduler: Literal["asha", "none"] = "asha"
-    """Who ends trials early: asha ends those that lag at a rung, none lets all run."""
+    scheduler: Literal["asha", "pbt", "none"] = "asha"
+    """What becomes of trials that lag: asha ends them at a rung; under pbt, population-based training, they
+    take over the weights of better ones and go on with values near theirs; none lets all run."""
     trials: int = 20
-    """Trials at most; the first one is the base run, untuned."""
+    """Trials at most, under pbt the size of the population; the first one is the base run, untuned."""
     max_epochs: int = 0
     """Epochs of a trial at most; 0: `training.epochs` of the base run."""
     total_epochs: int = 0
@@ -36,6 +37,13 @@ class SearchConfig:
     """asha: epochs that every trial gets, the first rung."""
     reduction_factor: float = 3.0
     """asha: of the trials at a rung the best 1 / reduction_factor go on, for so many times the epochs."""
+    exploit_epochs: int = 1
+    """pbt: epochs of a generation, at whose end trials are compared."""
+    exploit_share: float = 0.25
+    """pbt: share of the trials, the worst, that take over the weights of as many of the best; above 0 and at
+    most 0.5."""
+    resample: float = 0.25
+    """pbt: how probable it is that a value is drawn anew, instead of being moved a step."""
     startup_trials: int = 5
     """tpe: trials that are drawn at random before the estimator has enough to go by."""
     repeat_best: int = 3
@@ -56,7 +64,7 @@ class SearchConfig:
         found = f"mode: found {self.mode!r}, but of {self.metric} a "
         meant = "smaller" if self.goal == "min" else "larger"
         require(self.mode in ("auto", self.goal), f"{found}{meant} value is better")
-        for name in ("trials", "grace_epochs", "repeat_seeds"):
+        for name in ("trials", "grace_epochs", "exploit_epochs", "repeat_seeds"):
             require(getattr(self, name) >= 1, f"{name}: found {getattr(self, name)}, expected >= 1")
         for name in (
             "max_epochs",
@@ -67,6 +75,14 @@ class SearchConfig:
             "trials_at_once",
         ):
             require(getattr(self, name) >= 0, f"{name}: found {getattr(self, name)}, expected >= 0")
+        found = f"exploit_share: found {self.exploit_share}"
+        require(0 < self.exploit_share <= 0.5, f"{found}, expected above 0 and at most 0.5")
+        require(0 <= self.resample <= 1, f"resample: found {self.resample}, expected in [0, 1]")
+        if self.scheduler == "pbt":
+            found = f"algorithm: found {self.algorithm!r}"
+            require(self.algorithm == "random", f'{found}, pbt draws its population; expected "random"')
+            require(self.trials >= 2, f"trials: found {self.trials}, a population has at least 2")
+            require(not self.total_epochs, "total_epochs: pbt has no such limit; use trials and max_epochs")
         found = f"reduction_factor: found {self.reduction_factor}"
         require(1 < self.reduction_factor < math.inf, f"{found}, expected above 1 and finite")
 

@@ -1,6 +1,7 @@
 """Trials on disk: what each was given, how it went, and who is best. A search resumes from these files alone.
 
 tune/search.json          digest of the space, name of the metric
+tune/population.json      under pbt: the moves at the end of every generation
 tune/trials/0007/         trial.json, logs/, checkpoint/ or what a training under way keeps
 """
 
@@ -18,6 +19,7 @@ from raysys.training_config import goal
 from raysys.tuning.space import SearchSpace, Values, of_literals
 
 FOLDER, SEARCH_FILE, FILE = "tune", "search.json", "trial.json"
+POPULATION_FILE = "population.json"
 AT_S = "at_s"
 UNTUNED = 0
 """Number of the trial that is the base run."""
@@ -78,6 +80,12 @@ def read_trials(folder: Folder) -> list[Trial]:
         if folder.exists(f"trials/{name}/{FILE}"):
             found.append(Trial(**folder.read_json(f"trials/{name}/{FILE}")))
     return sorted(found, key=lambda trial: trial.number)
+
+
+def read_generations(folder: Folder) -> list[dict[str, Any]]:
+    """Return the generations of a population in order: `epoch`, `moves`, and whether they are made; none of
+    another search."""
+    return folder.read_json(POPULATION_FILE)["generations"] if folder.exists(POPULATION_FILE) else []
 
 
 def open_search(space: SearchSpace, out: Folder, resume: bool) -> list[Trial]:

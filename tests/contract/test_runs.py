@@ -47,7 +47,7 @@ def test_a_run_file_starts_with_the_command_that_runs_it_and_reads_from_the_repo
 @pytest.mark.parametrize("path", SPACES, ids=ids(SPACES))
 def test_a_space_is_one_of_its_model_and_every_end_of_a_key_can_be_trained(path):
     space = load_space(str(path))
-    assert space.base.model_name == path.stem
+    assert space.base.model_name == path.stem.removesuffix("_pbt")
     assert space.run(space.untuned(), space.base.training.seed) == space.base
     for key, parameter in space.parameters.items():
         for value in parameter.values or (parameter.min, parameter.max):
@@ -58,4 +58,4 @@ def test_a_space_is_one_of_its_model_and_every_end_of_a_key_can_be_trained(path)
 
 def test_every_model_that_trains_has_a_space():
     trained = {name for name, entry in MODELS.items() if entry.learns_by == "gradient"}
-    assert {path.stem for path in SPACES} == trained
+    assert {path.stem.removesuffix("_pbt") for path in SPACES} == trained

@@ -6,10 +6,12 @@ import time
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from ray.util import placement_group_table
 
 from jobs import tune
 from raysys.config import to_literal
+from raysys.distributed.checkpoints import ResumeFolder
 from raysys.run import load_run
 from raysys.storage import Folder
 from raysys.tuning.trials import read_trials
@@ -137,6 +139,89 @@ def test_a_search_for_small_values_ends_with_the_smallest(tmp_path, ray_cluster)
     ended = [trial.best(metric) for trial in trials if trial.status == "stopped"]
     assert ended
     assert min(ended) >= smallest
+
+
+PBT = """base = "run.toml"
+[search]
+metric = "valid/ndcg@10"
+algorithm = "random"
+scheduler = "pbt"
+trials = 4
+max_epochs = 3
+exploit_epochs = 2
+exploit_share = 0.5
+repeat_best = 0
+[space]
+"training.learning_rate" = { type = "float", min = 1e-4, max = 0.05, scale = "log" }
+"training.weight_decay" = { type = "float", min = 0.0, max = 0.1 }
+"model.temperature" = { type = "choice", values = [0.5, 1.0, 2.0] }
+"""
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory, ray_cluster):
+    """A finished population of four trials in generations of two epochs and of one."""
+    folder = tmp_path_factory.mktemp("pbt")
+    path = space_file(folder, RANDOM)
+    path.write_text(PBT)
+    assert search(path, folder / "out") == 0
+    return path, folder / "out"
+
+
+def generations_of(out):
+    return json.loads((out / "tune" / "population.json").read_text())["generations"]
+
+
+def test_a_population_hands_weights_on_and_trains_to_the_end(population):
+    _, out = population
+    trials, generations = trials_of(out), generations_of(out)
+    assert [trial.status for trial in trials] == ["finished"] * 4
+    assert [(generation["epoch"], generation["made"]) for generation in generations] == [(2, True)]
+    assert len(generations[0]["moves"]) == 2
+    of, to = (trials[generations[0]["moves"][0][name]] for name in ("of", "number"))
+    values = [[entry[METRIC] for entry in trial.curve] for trial in trials]
+    assert all(len(curve) == 3 for curve in values)
+    assert values[to.number][:2] == values[of.number][:2]  # the same weights up to here
+    assert values[to.number][2] != values[of.number][2]
+    assert to.literals == generations[0]["moves"][0]["literals"]
+    for trial in trials:
+        checkpoint = out / "tune" / "trials" / f"{trial.number:04d}" / "checkpoint"
+        state = json.loads((checkpoint / "state.json").read_text())
+        assert [entry[METRIC] for entry in state["curve"]] == values[trial.number]
+        run = load_run(str(checkpoint / "run.toml"))
+        assert run.training.weight_decay == trial.values["training.weight_decay"]
+        optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+        assert optimizer["param_groups"][0]["weight_decay"] == trial.values["training.weight_decay"]
+
+
+def test_a_population_that_was_cut_short_makes_the_same_moves(population, tmp_path, monkeypatch):
+    path, out = population
+    take, taken = ResumeFolder.take, []
+
+    def fail_at_the_second(self, other, identity):
+        taken.append(self)
+        if len(taken) == 2:
+            raise RuntimeError("the driver dies")
+        take(self, other, identity)
+
+    monkeypatch.setattr(ResumeFolder, "take", fail_at_the_second)
+    assert search(path, tmp_path / "out") == 1
+    assert [generation["made"] for generation in generations_of(tmp_path / "out")] == [False]
+    assert search(path, tmp_path / "out", "--resume") == 0
+    assert generations_of(tmp_path / "out") == generations_of(out)
+    whole, again = trials_of(out), trials_of(tmp_path / "out")
+    assert [trial.literals for trial in again] == [trial.literals for trial in whole]
+    assert [[entry[METRIC] for entry in trial.curve] for trial in again] == [
+        [entry[METRIC] for entry in trial.curve] for trial in whole
+    ]
+
+
+def test_a_key_that_makes_another_model_is_refused_before_anything_is_trained(tmp_path, ray_cluster, capsys):
+    path = space_file(tmp_path, RANDOM)
+    path.write_text(PBT + '"model.embedding_dim" = { type = "choice", values = [16, 32] }\n')
+    assert search(path, tmp_path / "out") == 2
+    assert "space.model.embedding_dim: under another value the model has other" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "tune" / "trials").exists()
 
 
 def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path, ray_cluster, caplog):

@@ -121,6 +121,33 @@ def test_a_goal_that_makes_things_worse_is_refused(folder, metric, mode, said):
         space_of(folder, SPACE, f"search.metric={metric}", f"search.mode={mode}")
 
 
+PBT = ("search.scheduler=pbt", "search.algorithm=random")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("search.scheduler=pbt",), "search.algorithm: found 'tpe', pbt draws its population"),
+        ((*PBT, "search.trials=1"), "search.trials: found 1, a population has at least 2"),
+        ((*PBT, "search.total_epochs=9"), "search.total_epochs: pbt has no such limit"),
+        ((*PBT, "search.exploit_share=0.6"), "search.exploit_share: found 0.6, expected above 0"),
+        ((*PBT, "search.resample=1.5"), "search.resample: found 1.5"),
+        ((*PBT, "search.exploit_epochs=0"), "search.exploit_epochs: found 0"),
+    ],
+)
+def test_what_a_population_cannot_be_is_refused(folder, overrides, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        space_of(folder, SPACE, *overrides)
+
+
+def test_under_pbt_keys_of_features_are_refused_and_nobody_stops_early(folder):
+    text = with_key('"session.gap_s" = { type = "choice", values = [600, 60] }')
+    with pytest.raises(ConfigError, match=r'space\.session\.gap_s: scheduler = "pbt" changes values while'):
+        space_of(folder, text, *PBT)
+    assert space_of(folder, SPACE, *PBT, "training.patience=2").base.training.patience == 0
+    assert space_of(folder, SPACE, "training.patience=2").base.training.patience == 2
+
+
 def test_session_keys_ask_for_features_of_their_own(folder):
     text = with_key('"session.gap_s" = { type = "choice", values = [600, 60, 3600] }')
     runs = space_of(folder, text).feature_runs()
