@@ -12,6 +12,7 @@ import torch
 
 from raysys.distributed.checkpoints import KIND, ResumeFolder, identity_of
 from raysys.distributed.cluster import Relay, in_thread, nodes_with, share_of_cpus
+from raysys.distributed.groups import free_group, note_group, own_group
 from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
@@ -29,6 +30,8 @@ GRACE_S = 60
 """How long a stopped run may take to write its checkpoint."""
 EPOCH = "epoch_of_watcher"
 """Key of a line from a worker that is the report of an epoch, for the watcher."""
+GROUP = "placement_group"
+"""Key of a line from a worker that names the placement group of the workers."""
 STOP_POLL_S = 0.5
 """How often rank 0 asks whether to stop."""
 
@@ -149,8 +152,13 @@ def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
     local = storage.is_local
     logger.info(fields(starting_workers=cluster.workers, gpu=cluster.use_gpu, each=resources))
 
+    place = ResumeFolder(job.out).folder
+    free_group(place)
+
     def show(line: dict[str, Any]) -> None:
-        if EPOCH not in line:
+        if GROUP in line:
+            note_group(place, line[GROUP])
+        elif EPOCH not in line:
             _show(line)
         elif watcher:
             watcher.report(*line[EPOCH])
@@ -246,6 +254,8 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     if ray.get(relay.fatal_error.remote()):
         return  # Ray Train starts a failed group again; an error that would come back is not worth it
+    if context.get_world_rank() == 0:
+        relay.put.remote({GROUP: own_group()})
     if context.get_world_rank() == 0 and get(relay.count_start.remote()) > 1:
         relay.put.remote({"restarted": "workers failed; going on from the last checkpoint"})
 

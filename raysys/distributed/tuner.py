@@ -19,6 +19,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from raysys.distributed.board import Board
 from raysys.distributed.cluster import in_thread
 from raysys.distributed.datasets import prepare
+from raysys.distributed.groups import free_group
 from raysys.distributed.packing import Packing, pack
 from raysys.distributed.population import evolve
 from raysys.distributed.searcher import NUMBER, SpaceSearcher
@@ -255,6 +256,7 @@ class _Record(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write down that the process of a trial died, more often than it is started again."""
+        free_group(place(self.folder, trial.config[NUMBER]) / ".checkpoint.resume")
         lines = str(trial.get_error() or "its process died").strip().splitlines()
         self._failed(self._of(trial), lines[-1])
 

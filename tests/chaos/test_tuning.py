@@ -97,6 +97,26 @@ def test_a_killed_search_goes_on_and_loses_nothing(space, tmp_path):
     assert {trial.status for trial in trials_of(tmp_path / "cut")} == {"finished"}
 
 
+def test_the_workers_of_a_trial_whose_process_is_killed_make_room_for_the_next(tmp_path):
+    """Its placement group holds every CPU: were it to stay, the search would wait for ever."""
+    workers = os.cpu_count() or 1
+    run_file(
+        planted_log(tmp_path),
+        training="epochs = 8\nbatch_size = 64\nlearning_rate = 0.005\npatience = 0\nseed = 3",
+        cluster=f"workers = {workers}\nobject_store_mb = 150",
+    )
+    (tmp_path / "space.toml").write_text(SPACE.replace("trials = 3", "trials = 2"))
+    assert start(tmp_path / "space.toml", tmp_path / "whole").wait(300) == 0
+    search = start(tmp_path / "space.toml", tmp_path / "cut")
+    wait_for_epochs(tmp_path / "cut", 2)
+    (victim,) = trial_processes(tmp_path / "cut")
+    os.kill(victim, signal.SIGKILL)
+    assert search.wait(300) == 0
+    assert {trial.status for trial in trials_of(tmp_path / "cut")} == {"finished"}
+    for cut, whole in zip(curves(tmp_path / "cut"), curves(tmp_path / "whole"), strict=True):
+        assert cut == pytest.approx(whole, abs=1e-9)
+
+
 def test_a_trial_whose_process_is_killed_is_started_again_from_its_checkpoint(space, tmp_path):
     assert start(space, tmp_path / "whole").wait(300) == 0
     search = start(space, tmp_path / "cut")
