@@ -116,7 +116,7 @@ def _explain(
     batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
     history, at = arrays["history"][0], arrays["history_at"][0]
     if isinstance(index, TableRetriever):
-        found = answer_from_table(trained, queries, rows, run, index)
+        found = answer_from_table(trained, queries, rows, run, index, run.evaluation.search_depth)
     else:
         found = retrieve(
             VectorRetriever(trained.model, index), queries, rows, run, run.evaluation.search_depth

@@ -32,9 +32,10 @@ class Packing:
 def pack(run: RunConfig, nodes: Sequence[Resources], most: int = 0) -> Packing:
     """Return how trials of a run share a cluster.
 
-    A trial of one worker trains in its own process and asks for the worker's resources. One of several is a
-    driver that asks for next to nothing, because its workers ask for themselves: were it to take a CPU,
-    drivers could hold what their own workers need, and all would wait for ever.
+    A trial of one worker, or of a counting model, trains in its own process and asks for the worker's
+    resources. One of several is a driver that asks for next to nothing, because its workers ask for
+    themselves: were it to take a CPU, drivers could hold what their own workers need, and all would wait for
+    ever.
 
     Args:
         run: its `[cluster]` and `training.source` count.
@@ -43,7 +44,7 @@ def pack(run: RunConfig, nodes: Sequence[Resources], most: int = 0) -> Packing:
     Raises:
         ConfigError: the cluster has no room for one.
     """
-    workers = max(run.cluster.workers, 1)
+    workers = max(run.cluster.workers, 1) if run.learns_by == "gradient" else 1
     worker = dict(run.cluster.resources_per_worker) or {"CPU": 1.0}
     if run.cluster.use_gpu:
         worker["GPU"] = 1.0

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from raysys.data.interactions import Entries, Interactions, read_entries
 from raysys.data.parquet import join_tables, write_table
 from raysys.data.parsing import combine
-from raysys.data.queries import Queries
+from raysys.data.queries import Queries, read_queries
 from raysys.data.vocabulary import Vocabulary
 from raysys.distributed.checkpoints import KIND as CHECKPOINT
 from raysys.distributed.checkpoints import Trained, load_trained
 from raysys.distributed.cluster import run_tasks
-from raysys.distributed.validation import batches_by_seen, ragged_rows
+from raysys.distributed.validation import Watched, batches_by_seen, ragged_rows, user_batches
 from raysys.errors import DataError
 from raysys.logs import fields
 from raysys.manifest import Manifest, find_manifest, read_manifest
@@ -52,25 +52,25 @@ def is_table(checkpoint: Manifest) -> bool:
     return ROWS in checkpoint.files
 
 
-def fit(run: RunConfig, out: Folder, features: Manifest, parents: Mapping[str, str]) -> Folder:
-    """Fit the run's counting model on `features/` and return `checkpoint/`.
+def fit(run: RunConfig, out: Folder, features: Folder, manifest: Manifest) -> Folder:
+    """Fit the run's counting model on features and return `checkpoint/`.
 
     Args:
         run: whose `cluster.workers` = 0 computes everything in the calling process, for a debugger.
         out: the run's folder.
-        features: the manifest of `features/`.
-        parents: of the checkpoint.
+        features: where they are.
+        manifest: theirs.
     Raises:
         DataError: no training event.
     """
     target, begin = out / "checkpoint", time.monotonic()
     _warn_of_unused(run)
     model = build_row_model(run.model_name, run.model)
-    parts = sorted(features.info["part_events"])
-    entries = Entries.merge(_each(run, read_part, parts, out / "features"))
+    parts = sorted(manifest.info["part_events"])
+    entries = Entries.merge(_each(run, read_part, parts, features))
     if not len(entries.user_idx):
-        raise DataError(f"{out.uri}/features: no training event to count; check [split]")
-    sizes = (features.info["users"] + NUM_RESERVED, features.info["items"] + NUM_RESERVED)
+        raise DataError(f"{features.uri}: no training event to count; check [split]")
+    sizes = (manifest.info["users"] + NUM_RESERVED, manifest.info["items"] + NUM_RESERVED)
     seen = Interactions.build(entries, *sizes)
     with replacing(target) as staged:
         blocks = row_blocks(seen, BLOCK_PRODUCTS)
@@ -79,9 +79,9 @@ def fit(run: RunConfig, out: Folder, features: Manifest, parents: Mapping[str, s
         (staged / "rows").delete()
         seconds = time.monotonic() - begin
         info = {
-            "vocabularies": {"item": features.info["vocabularies"]["item"]},
-            "samples": features.info["train_events"],
-            "samples_per_s": features.info["train_events"] / max(seconds, 1e-9),
+            "vocabularies": {"item": manifest.info["vocabularies"]["item"]},
+            "samples": manifest.info["train_events"],
+            "samples_per_s": manifest.info["train_events"] / max(seconds, 1e-9),
             "epochs": 1,
             "best_epoch": 1,
             "stopped": "",
@@ -89,9 +89,8 @@ def fit(run: RunConfig, out: Folder, features: Manifest, parents: Mapping[str, s
             "metric": {},
         }
         staged.write_bytes("run.toml", run.to_toml().encode())
-        Manifest(kind=CHECKPOINT, config_digest=run.training_digest, parents=dict(parents), info=info).write(
-            staged
-        )
+        parents = {"features": manifest.digest}
+        Manifest(kind=CHECKPOINT, config_digest=run.training_digest, parents=parents, info=info).write(staged)
     logger.info(
         fields(checkpoint=target.uri, cells=len(entries.user_idx), blocks=len(blocks), seconds=seconds)
     )
@@ -101,7 +100,8 @@ def fit(run: RunConfig, out: Folder, features: Manifest, parents: Mapping[str, s
 def _warn_of_unused(run: RunConfig) -> None:
     """Name what the run file sets and a counting model does not read."""
     unused = ["cluster.use_gpu"] if run.cluster.use_gpu else []
-    sections = {"training": (run.training, TrainingConfig(seed=run.training.seed))}
+    read = {name: getattr(run.training, name) for name in ("seed", "metric", "valid_users")}  # by searches
+    sections = {"training": (run.training, TrainingConfig(**read))}
     for section, (given, default) in {**sections, "index": (run.index, IndexConfig())}.items():
         names = [field.name for field in dataclasses.fields(given)]
         unused += [f"{section}.{name}" for name in names if getattr(given, name) != getattr(default, name)]
@@ -227,26 +227,48 @@ def open_table(folder: Folder) -> tuple[TableRetriever, Manifest]:
         ManifestError: no finished table.
     """
     manifest = read_manifest(folder, KIND, "export")
-    with folder.open_input(ITEMS) as file:
+    return _retriever(folder, ITEMS, manifest.info["items"]), manifest
+
+
+def _retriever(folder: Folder, name: str, num_items: int) -> TableRetriever:
+    """Return the retriever of a file of rows."""
+    with folder.open_input(name) as file:
         table = pq.read_table(file, columns=["item_idx", "neighbour_idx", "score"])
     offsets, neighbours = _flat(table, "neighbour_idx")
     _, scores = _flat(table, "score")
     sizes = np.diff(offsets)
-    shape = (manifest.info["items"] + NUM_RESERVED, max(1, manifest.info["neighbours"]))
+    shape = (num_items + NUM_RESERVED, max(1, int(sizes.max(initial=0))))
     item_idx, score = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
     row = np.repeat(np.asarray(table.column("item_idx").to_numpy()), sizes)
     place = np.arange(len(row)) - np.repeat(offsets[:-1], sizes)
     item_idx[row, place], score[row, place] = neighbours, scores
-    return TableRetriever(NeighbourTable(item_idx, score)), manifest
+    return TableRetriever(NeighbourTable(item_idx, score))
+
+
+def validate_table(run: RunConfig, checkpoint: Folder, features: Folder) -> dict[str, float]:
+    """Return what `raysys.distributed.validation.validate` returns, of a counting model that is fitted."""
+    manifest = read_manifest(features, "features", "prepare")
+    trained, watched = load_trained(checkpoint, features), Watched(run.training, features, manifest)
+    retriever = _retriever(checkpoint, ROWS, manifest.info["items"])
+    for part in sorted(manifest.info["part_events"]):
+        queries = read_queries(features, part, "valid", trained.shape)
+        for rows, _ in user_batches(queries, run.training, manifest.info["queries"]["valid"]):
+            candidates = answer_from_table(trained, queries, rows, run, retriever, run.training.metric_k)
+            watched.add(queries, rows, candidates)
+    return watched.result()
 
 
 def answer_from_table(
-    trained: Trained, queries: Queries, rows: np.ndarray, run: RunConfig, retriever: TableRetriever
+    trained: Trained,
+    queries: Queries,
+    rows: np.ndarray,
+    run: RunConfig,
+    retriever: TableRetriever,
+    depth: int,
 ) -> Candidates:
-    """Return the candidates of some queries under the run's rule for seen items."""
+    """Return (rows, depth) candidates of some queries under the run's rule for seen items."""
     seeds, weights = trained.model.seeds(queries.batch(rows))
     seen = ragged_rows(queries.seen_offsets, queries.seen_items, rows) if run.split.filter_seen else None
-    depth = run.evaluation.search_depth
     return retriever.retrieve(seeds, weights, depth, seen).top(depth)
 
 
@@ -258,7 +280,7 @@ def answer_all_from_table(
     item_idx = np.full((len(queries), depth), -1, dtype=np.int64)
     score = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     for rows in batches_by_seen(queries, np.arange(len(queries)), BATCH):
-        answer = answer_from_table(trained, queries, rows, run, retriever)
+        answer = answer_from_table(trained, queries, rows, run, retriever, depth)
         item_idx[rows], score[rows] = answer.item_idx, answer.score
     return Candidates(item_idx, score), time.monotonic() - begin
 

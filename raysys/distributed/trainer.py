@@ -77,7 +77,7 @@ def train(
         logger.info(fields(checkpoint="unchanged", path=target.uri))
         return target
     if run.learns_by == "rows":
-        return fit(run, out, manifest, parents)
+        return fit(run, out, features, manifest)
     job = Job(run, features, manifest, out)
     job.plan.steps(0)
     if run.training.metric_k > manifest.info["items"]:

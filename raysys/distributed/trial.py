@@ -8,7 +8,7 @@ GPUs with it.
 
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ray import tune
 
 from raysys.distributed.checkpoints import ResumeFolder, State
 from raysys.distributed.searcher import NUMBER
+from raysys.distributed.tables import validate_table
 from raysys.distributed.trainer import GRACE_S, TrainingStopped, train
 from raysys.errors import RaysysError
 from raysys.manifest import find_manifest
@@ -60,6 +61,8 @@ class TrialTraining(tune.Trainable):
         self.out = place(search.folder, config[NUMBER])
         trial = Trial(**self.out.read_json(FILE))
         self.run = search.space.run(trial.values, trial.seed)
+        if search.space.counts:  # in this process
+            self.run = replace(self.run, cluster=replace(self.run.cluster, workers=0))
         self.features = search.features[self.run.features_digest]
         self.results: queue.Queue[dict[str, Any] | BaseException] = queue.Queue()
         self.go_on, self.stopped = threading.Semaphore(0), threading.Event()
@@ -73,6 +76,8 @@ class TrialTraining(tune.Trainable):
     def _state(self) -> State:
         """Return where the training stands."""
         checkpoint = self.out / "checkpoint"
+        if self.search.space.counts:
+            return State()
         if find_manifest(checkpoint, "checkpoint"):
             return State(**checkpoint.read_json("state.json"))
         return ResumeFolder(self.out).load()
@@ -94,7 +99,10 @@ class TrialTraining(tune.Trainable):
 
     def _train(self) -> None:
         try:
-            train(self.run, self.out, self.features, self)
+            checkpoint = train(self.run, self.out, self.features, self)
+            if self.search.space.counts:
+                metrics = validate_table(self.run, checkpoint, self.features)
+                self.report({**metrics, "epoch": 1}, checkpoint.uri)
             self.results.put({FINISHED: True, "done": True})
         except TrainingStopped:
             self.results.put({FINISHED: False, "done": True})

@@ -78,7 +78,7 @@ def search(space: SearchSpace, out: Folder, trials: Sequence[Trial]) -> list[Tri
             done=sum(trial.status != "running" for trial in trials),
             at_once=packing.at_once,
             workers_each=max(space.base.cluster.workers, 1),
-            epochs_at_most=space.base.training.epochs,
+            epochs_at_most=space.epochs,
             metric=space.search.metric,
         )
     )
@@ -119,12 +119,12 @@ def _features(space: SearchSpace, out: Folder) -> dict[str, Folder]:
 def _scheduler(space: SearchSpace, trials: Sequence[Trial]) -> TrialScheduler:
     """Return who ends trials early, knowing of the trials of earlier calls."""
     search = space.search
-    if search.scheduler == "none":
+    if search.scheduler == "none" or space.counts:
         return FIFOScheduler()
     scheduler = AsyncHyperBandScheduler(
         time_attr="epoch",
-        max_t=space.base.training.epochs,
-        grace_period=min(search.grace_epochs, space.base.training.epochs),
+        max_t=space.epochs,
+        grace_period=min(search.grace_epochs, space.epochs),
         reduction_factor=search.reduction_factor,
         stop_last_trials=False,  # a trial ends by itself
     )
@@ -159,9 +159,10 @@ class FixedSearcher(SpaceSearcher):
 
 
 def _repeats(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:
-    """Return trials of the best values and of the untuned ones under other seeds that are not there yet."""
+    """Return trials of the best values and of the untuned ones under other seeds that are not there yet; none
+    of a model without seeds."""
     search = space.search
-    if not search.repeat_best or any(trial.status == "running" for trial in trials):
+    if not search.repeat_best or space.counts or any(trial.status == "running" for trial in trials):
         return []
     best = [trial.number for trial in ranked(trials, search.metric)[: search.repeat_best]]
     known = {(trial.of, trial.seed) for trial in trials if trial.kind == "repeat"}
@@ -228,7 +229,7 @@ class _Record(tune.Callback):
         own.save(self.folder)
         self.stop.save()
         metric = self.space.search.metric
-        line = {"trial": own.number, "epoch": f"{own.epochs}/{self.space.base.training.epochs}"}
+        line = {"trial": own.number, "epoch": f"{own.epochs}/{self.space.epochs}"}
         leader = ranked(self.searcher.trials.values(), metric)[0]
         score = {metric: own.curve[-1][metric], "best": leader.best(metric), "of": leader.number}
         logger.info(fields(**line, **score, **self._told(own)))

@@ -47,59 +47,71 @@ def validate(
     number of workers beyond rounding. A metric that no query defines is NaN.
     """
     k = run.training.metric_k
-    totals = MetricTotals(watched(run.training), manifest.info["items"])
-    catalog = catalog_of(features, manifest) if run.training.metric.startswith(LISTS) else None
+    watched = Watched(run.training, features, manifest)
     index = local_index(model, manifest.info["items"], run.model.embedding_dim, rank.device)
     retriever = VectorRetriever(model, index, rank.device)
     health: InterestHealth | None = None
     shape = sample_shape(run.model_name, run.model, run.session)
     for part in sorted(manifest.info["part_events"]):
         queries = read_queries(features, part, "valid", shape)
-        for chosen, examined in _batches(queries, run.training, manifest.info["queries"]["valid"], rank):
+        for chosen, examined in user_batches(queries, run.training, manifest.info["queries"]["valid"], rank):
             batch, found = find(retriever, queries, chosen, run, k)
             candidates = found.together()
-            truth = ragged_rows(queries.truth_offsets, queries.truth_items, chosen)
-            seen = ragged_rows(queries.seen_offsets, queries.seen_items, chosen)
-            totals.add(candidates, truth, Facts.of(catalog, seen) if catalog else None)
+            truth = watched.add(queries, chosen, candidates)
             if examined and isinstance(model, InterestModel) and found.active.shape[1] > 1:
                 block = block_health(model, batch, found, candidates, found.alone(k), truth)
                 health = health.merge(block) if health else block
-    metrics = {f"valid/{key}": value for key, value in _over_ranks(totals, k, rank).items()}
-    return metrics | _health_over_ranks(health, k, rank)
+    return watched.result(rank) | _health_over_ranks(health, k, rank)
 
 
-def watched(training: TrainingConfig) -> EvaluationConfig:
-    """Return what a validation measures."""
-    names = dict.fromkeys([training.metric.partition("@")[0], "hit_rate", "ndcg"])
-    return EvaluationConfig(ks=(training.metric_k,), metrics=tuple(names))
+class Watched:
+    """Adds up hit_rate@k, ndcg@k and the watched metric over the users of a validation."""
+
+    def __init__(self, training: TrainingConfig, features: Folder, manifest: Manifest) -> None:
+        names = dict.fromkeys([training.metric.partition("@")[0], "hit_rate", "ndcg"])
+        config = EvaluationConfig(ks=(training.metric_k,), metrics=tuple(names))
+        self.totals = MetricTotals(config, manifest.info["items"])
+        self.catalog = catalog_of(features, manifest) if training.metric.startswith(LISTS) else None
+
+    def add(
+        self, queries: Queries, rows: np.ndarray, candidates: Candidates
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take in the lists of some queries; return their relevant items."""
+        truth = ragged_rows(queries.truth_offsets, queries.truth_items, rows)
+        seen = ragged_rows(queries.seen_offsets, queries.seen_items, rows)
+        self.totals.add(candidates, truth, Facts.of(self.catalog, seen) if self.catalog else None)
+        return truth
+
+    def result(self, rank: "Rank | None" = None) -> dict[str, float]:
+        """Return `valid/<metric>` of the queries of all ranks; NaN for one that no query defines."""
+        totals, values = self.totals, self.totals.values
+        own = [part for key in values for part in (np.nansum(values[key]), (~np.isnan(values[key])).sum())]
+        shown = [*totals.recommended.values(), *totals.times.values()]
+        flat = np.concatenate([own, *shown])
+        sums = np.array(rank.sum(flat.tolist())) if rank else flat
+        means = {
+            key: float(sums[2 * i] / sums[2 * i + 1]) if sums[2 * i + 1] else math.nan
+            for i, key in enumerate(values)
+        }
+        times = sums[len(own) + NUM_RESERVED :].astype(np.int64)
+        for k in totals.recommended:
+            means[f"coverage@{k}"] = int((times > 0).sum()) / max(1, totals.num_candidates)
+        for k in totals.times:
+            means[f"gini@{k}"] = gini(times)
+        return {f"valid/{key}": means[key] for key in totals.config.keys()}  # noqa: SIM118 # no mapping
 
 
-def _over_ranks(totals: MetricTotals, k: int, rank: "Rank") -> dict[str, float]:
-    """Return the metrics of the queries of all ranks."""
-    values = totals.values
-    own = [part for key in values for part in (np.nansum(values[key]), (~np.isnan(values[key])).sum())]
-    shown = [*totals.recommended.values(), *totals.times.values()]
-    sums = np.array(rank.sum(np.concatenate([own, *shown]).tolist()))
-    means = dict(zip(values, (sums[i] / sums[i + 1] if sums[i + 1] else math.nan
-                              for i in range(0, len(own), 2)), strict=True))  # fmt: skip
-    times = sums[len(own) + NUM_RESERVED :].astype(np.int64)
-    if totals.recommended:
-        means[f"coverage@{k}"] = int((times > 0).sum()) / max(1, totals.num_candidates)
-    if totals.times:
-        means[f"gini@{k}"] = gini(times)
-    keys = totals.config.keys()
-    return {key: float(means[key]) for key in keys}
-
-
-def _batches(
-    queries: Queries, training: TrainingConfig, total: int, rank: "Rank"
+def user_batches(
+    queries: Queries, training: TrainingConfig, total: int, rank: "Rank | None" = None
 ) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield this rank's batches of the sampled users, and whether their interests are examined."""
+    """Yield the batches of the sampled users, of one rank its share, and whether their interests are
+    examined."""
     users = min(training.valid_users, total)
     rows = sampled_rows(queries, users / total, training.seed)
     few = sampled_rows(queries, min(users, HEALTH_USERS) / total, training.seed)
+    own = slice(rank.rank, None, rank.world) if rank else slice(None)
     for chosen, examined in ((few, True), (np.setdiff1d(rows, few), False)):
-        for batch in batches_by_seen(queries, chosen[rank.rank :: rank.world], BATCH):
+        for batch in batches_by_seen(queries, chosen[own], BATCH):
             yield batch, examined
 
 

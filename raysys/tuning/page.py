@@ -47,7 +47,10 @@ def judge(space: SearchSpace, trials: Sequence[Trial]) -> Verdict:
     if mine is None or untuned is None or min(len(mine.scores), len(untuned.scores)) < 2:
         base = next((trial.best(metric) for trial in trials if trial.number == UNTUNED), None)
         against = f" against {base:.4f} of the untuned run" if base is not None else ""
-        sentences.append("One seed each: how much of it is luck is not known (search.repeat_best).")
+        luck = "the model counts and has no seed" if space.counts else "one seed each (search.repeat_best)"
+        sentences.append(
+            f"How much of it is luck is not known: {luck}. jobs/report.py compares the two runs."
+        )
         return Verdict(
             "unsure", f"Trial {best.number}: {metric} {best.best(metric):.4f}{against}.", sentences
         )

@@ -16,7 +16,6 @@ from typing import Any
 from raysys import config
 from raysys.data.sequences import SessionConfig
 from raysys.errors import ConfigError
-from raysys.models import MODELS
 from raysys.run import RunConfig, load_tables, read_run
 from raysys.seeds import derive_seed
 from raysys.training_config import TrainingConfig
@@ -65,6 +64,16 @@ class SearchSpace:
         parameters = {key: _literals(config.to_table(known)) for key, known in self.parameters.items()}
         runs = [self.base.features_digest, self.base.training_digest]
         return config.digest([search, parameters, list(parameters), *runs])
+
+    @property
+    def counts(self) -> bool:
+        """Whether the model counts: a trial is one fit, without epochs, seeds and steps."""
+        return self.base.learns_by == "rows"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial at most."""
+        return 1 if self.counts else self.base.training.epochs
 
     def draw(self, suggest: Callable[[str, Parameter], Any]) -> Values:
         """Return a value for every active key, asked for in the order of the file."""
@@ -199,14 +208,21 @@ def _with_search(tables: Mapping[str, Any], search: SearchConfig) -> dict[str, A
     values: Values = {"training.metric": search.training_metric}
     if search.scheduler == "pbt":
         values["training.patience"] = 0  # a population is compared at the same epochs
-    if search.max_epochs:
+    if search.max_epochs and read_run(tables).learns_by == "gradient":
         values["training.epochs"] = search.max_epochs
     return config.apply_values(tables, values)
 
 
 def _check(space: SearchSpace) -> None:
-    if MODELS[space.base.model_name].learns_by != "gradient":
-        raise ConfigError(f"base: {space.base.model_name} counts and has no epochs; tune models that train")
+    for key in space.parameters if space.counts else ():
+        if not key.startswith("model."):
+            raise ConfigError(
+                f"space.{key}: {space.base.model_name} counts and reads [model] alone; leave it out"
+            )
+    if space.counts and space.search.scheduler == "pbt":
+        raise ConfigError(
+            f'search.scheduler: {space.base.model_name} counts, and pbt is about training; use "none"'
+        )
     if space.search.scheduler == "pbt":
         for key in space.parameters:
             if key.startswith("session.") or key == "training.patience":

@@ -56,6 +56,5 @@ def test_a_space_is_one_of_its_model_and_every_end_of_a_key_can_be_trained(path)
             space.run({key: value}, 1)
 
 
-def test_every_model_that_trains_has_a_space():
-    trained = {name for name, entry in MODELS.items() if entry.learns_by == "gradient"}
-    assert {path.stem.removesuffix("_pbt") for path in SPACES} == trained
+def test_every_model_has_a_space():
+    assert {path.stem.removesuffix("_pbt") for path in SPACES} == set(MODELS)

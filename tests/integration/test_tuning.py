@@ -9,7 +9,7 @@ import ray
 import torch
 from ray.util import placement_group_table
 
-from jobs import tune
+from jobs import pipeline, tune
 from raysys.config import to_literal
 from raysys.distributed.checkpoints import ResumeFolder
 from raysys.run import load_run
@@ -139,6 +139,35 @@ def test_a_search_for_small_values_ends_with_the_smallest(tmp_path, ray_cluster)
     ended = [trial.best(metric) for trial in trials if trial.status == "stopped"]
     assert ended
     assert min(ended) >= smallest
+
+
+COUNTING = """base = "run.toml"
+[search]
+metric = "valid/recall@10"
+algorithm = "random"
+trials = 4
+[space]
+"model.similarity" = { type = "choice", values = ["cosine", "tf_idf", "bm25"] }
+"model.num_neighbours" = { type = "int", min = 1, max = 100 }
+"model.decay" = { type = "float", min = 0.5, max = 1.0 }
+"""
+
+
+def test_a_counting_model_is_searched_by_the_metrics_that_its_evaluation_has(tmp_path, ray_cluster):
+    path = space_file(tmp_path, RANDOM, model='name = "item_cf"', training="seed = 3")
+    path.write_text(COUNTING)
+    out = tmp_path / "out"
+    assert search(path, out) == 0
+    trials = trials_of(out)
+    assert [trial.status for trial in trials] == ["finished"] * 4
+    assert all(trial.epochs == 1 and trial.kind == "search" for trial in trials)
+    best = max(trials, key=lambda trial: trial.best("valid/recall@10"))
+    flags = ["--run", str(out / "tune" / "best.toml"), "--out", str(tmp_path / "best")]
+    assert pipeline.main([*flags, "--set", "evaluation.part=valid", "--set", "evaluation.ks=[10]"]) == 0
+    measured = json.loads((tmp_path / "best" / "evaluation" / "metrics.json").read_text())["metrics"]
+    for name in ("recall@10", "hit_rate@10", "ndcg@10"):
+        assert best.curve[0][f"valid/{name}"] == pytest.approx(measured[name], abs=1e-12)
+    assert len({trial.best("valid/recall@10") for trial in trials}) > 1
 
 
 PBT = """base = "run.toml"

@@ -148,6 +148,28 @@ def test_under_pbt_keys_of_features_are_refused_and_nobody_stops_early(folder):
     assert space_of(folder, SPACE, "training.patience=2").base.training.patience == 2
 
 
+@pytest.mark.parametrize(
+    ("line", "overrides", "said"),
+    [
+        (
+            '"training.learning_rate" = { type = "float", min = 1e-4, max = 0.1 }',
+            (),
+            "item_cf counts and reads [model]",
+        ),
+        (
+            '"model.decay" = { type = "float", min = 0.5, max = 1.0 }',
+            PBT,
+            "item_cf counts, and pbt is about training",
+        ),
+    ],
+)
+def test_of_a_counting_model_only_its_own_keys_are_searched(folder, line, overrides, said):
+    run_file(folder, model='name = "item_cf"', training="seed = 3")
+    text = SPACE.partition("[space]")[0] + f"[space]\n{line}\n"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        space_of(folder, text, *overrides)
+
+
 def test_session_keys_ask_for_features_of_their_own(folder):
     text = with_key('"session.gap_s" = { type = "choice", values = [600, 60, 3600] }')
     runs = space_of(folder, text).feature_runs()
@@ -228,9 +250,3 @@ def test_a_file_that_is_no_space_is_refused(folder, text, said):
     with pytest.raises(ConfigError) as caught:
         space_of(folder, text)
     assert said in str(caught.value)
-
-
-def test_a_model_that_counts_is_refused(folder):
-    run_file(folder, model='name = "item_cf"')
-    with pytest.raises(ConfigError, match="tune models that train"):
-        space_of(folder, 'base = "run.toml"\n[space]\n"model.decay" = {type="choice", values=[1.0]}')
