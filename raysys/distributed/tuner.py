@@ -16,6 +16,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from raysys.distributed.asha import scheduler_of
 from raysys.distributed.board import Board
 from raysys.distributed.cluster import in_thread
 from raysys.distributed.datasets import prepare
@@ -93,7 +94,7 @@ def search(space: SearchSpace, out: Folder, trials: Sequence[Trial]) -> list[Tri
         )
     else:
         searcher = SpaceSearcher(space, folder, trials)
-        _run(shared, packing, searcher, _scheduler(space, trials))
+        _run(shared, packing, searcher, scheduler_of(space, trials))
         found = [*searcher.trials.values()]
     repeats = _repeats(space, found)
     if repeats:
@@ -114,41 +115,6 @@ def _features(space: SearchSpace, out: Folder) -> dict[str, Folder]:
         at = out if digest == space.base.features_digest else out / FOLDER / "prepared" / digest
         found[digest] = prepare(run, at)
     return found
-
-
-def _scheduler(space: SearchSpace, trials: Sequence[Trial]) -> TrialScheduler:
-    """Return who ends trials early, knowing of the trials of earlier calls."""
-    search = space.search
-    if search.scheduler == "none" or space.counts:
-        return FIFOScheduler()
-    scheduler = AsyncHyperBandScheduler(
-        time_attr="epoch",
-        max_t=space.epochs,
-        grace_period=min(search.grace_epochs, space.epochs),
-        reduction_factor=search.reduction_factor,
-        stop_last_trials=False,  # a trial ends by itself
-    )
-    scheduler.set_search_properties(search.metric, search.goal)
-    for trial in trials:
-        if trial.status != "running" and trial.curve:
-            _tell(scheduler, trial, search.metric)
-    return scheduler
-
-
-class _Known:
-    """As much of Ray's trial as a scheduler asks for."""
-
-    def __init__(self, number: int) -> None:
-        self.trial_id = f"earlier-{number}"
-
-
-def _tell(scheduler: AsyncHyperBandScheduler, trial: Trial, metric: str) -> None:
-    known: Any = _Known(trial.number)
-    controller: Any = None
-    scheduler.on_trial_add(controller, known)
-    for epoch, entry in enumerate(trial.curve):
-        scheduler.on_trial_result(controller, known, {"epoch": epoch + 1, metric: entry[metric]})
-    scheduler.on_trial_remove(controller, known)
 
 
 class FixedSearcher(SpaceSearcher):
