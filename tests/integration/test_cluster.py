@@ -14,6 +14,7 @@ from raysys.distributed.checkpoints import ResumeFolder
 from raysys.storage import Folder
 from tests.reference.clusters import Cluster
 from tests.reference.logs import planted_log, run_file
+from tests.reference.readme import SUBMIT, words
 
 TRAINING = "epochs = 2\nbatch_size = 64\nlearning_rate = 0.01\ncheckpoint_every_steps = 4\nseed = 3"
 LONG = (
@@ -60,12 +61,11 @@ def nodes_by_role(cluster):
 
 @pytest.fixture(scope="module")
 def submitted(cluster, tmp_path_factory):
-    """The pipeline as a job on the cluster."""
+    """The pipeline as a job on the cluster: README's command, then what this machine has instead."""
     folder = planted_log(tmp_path_factory.mktemp("cluster"))
     path = run_file(folder, training=TRAINING, cluster=PLACED)
-    done = cluster.submit(
-        "--", "python", "jobs/pipeline.py", "--run", str(path), "--out", str(folder / "out")
-    )
+    here = ["--run", str(path), "--out", str(folder / "out"), "--set", "cluster.use_gpu=false"]
+    done = cluster.ray(*words(SUBMIT, *here), seconds=600)
     return folder, path, done
 
 
