@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO_RUNS := mind sdm
+# Tests without Ray, on two cores with one thread each; the others share one cluster, one after the other.
+PLAIN := tests/unit tests/contract tests/property tests/learning
+PYTEST := $(BIN)/python -m pytest -m "not gpu and not chaos"
 
 .PHONY: demo test setup check bench chaos clean
 
@@ -21,14 +24,15 @@ demo: setup
 	$(BIN)/python jobs/report.py $(DEMO_RUNS:%=runs/demo/%) --out runs/demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not gpu and not chaos"
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses 2 --dist worksteal $(PLAIN)
+	$(PYTEST) $(PLAIN:%=--ignore=%)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/unit tests/contract tests/property
+	OMP_NUM_THREADS=1 $(PYTEST) --quiet --numprocesses 2 --dist worksteal $(filter-out tests/learning,$(PLAIN))
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"

@@ -4,7 +4,7 @@ While a run is under way its state lies in `.checkpoint.resume/`:
 
     identity.json          digests of config and features; another identity means another run, and a fresh
     start
-    best-<epoch>.pt        weights with the best validation metric
+    best-<epoch>.pt        weights with the best validation metric, of each step that is kept
     step-<n>/              weights.pt, optimizer.pt, and state.json, written last: no state.json, no
     checkpoint
 
@@ -108,9 +108,19 @@ class ResumeFolder:
         self.folder.write_bytes(f"{name}/weights.pt", to_bytes(model.state_dict()))
         self.folder.write_bytes(f"{name}/optimizer.pt", to_bytes(optimizer.state_dict()))
         self.folder.write_json(f"{name}/state.json", state.to_table())
-        for step in self._steps()[:-KEPT_STEPS]:
-            (self.folder / f"step-{step}").delete()
+        self._delete_old()
         return (self.folder / name).uri
+
+    def _delete_old(self) -> None:
+        """Delete the steps before the last ones, then the best weights that no step names any more."""
+        steps = self._steps()
+        for step in steps[:-KEPT_STEPS]:
+            (self.folder / f"step-{step}").delete()
+        states = [self.folder.read_json(f"step-{step}/state.json") for step in steps[-KEPT_STEPS:]]
+        named = {f"best-{state['best_epoch']}.pt" for state in states}
+        for name in self.folder.names():
+            if name.startswith("best-") and name not in named:
+                self.folder.delete_file(name)
 
     def save_best(self, epoch: int, model: nn.Module) -> None:
         self.folder.write_bytes(f"best-{epoch}.pt", to_bytes(model.state_dict()))

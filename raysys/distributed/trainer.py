@@ -147,7 +147,8 @@ def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
 
     cluster = job.run.cluster
     # trials of a search share the cluster, and are counted by one CPU a worker
-    resources = dict(cluster.resources_per_worker) or {"CPU": 1.0 if watcher else float(_cpu_share(job))}
+    cpus = _cpu_share(job)
+    resources = dict(cluster.resources_per_worker) or {"CPU": float(min(cpus, 1) if watcher else cpus)}
     storage = job.out / ".checkpoint.resume" / "ray"
     local = storage.is_local
     logger.info(fields(starting_workers=cluster.workers, gpu=cluster.use_gpu, each=resources))

@@ -21,7 +21,7 @@ from raysys.distributed.board import Board
 from raysys.distributed.cluster import in_thread
 from raysys.distributed.datasets import prepare
 from raysys.distributed.groups import free_group
-from raysys.distributed.packing import Packing, pack
+from raysys.distributed.packing import Node, Packing, pack
 from raysys.distributed.population import evolve
 from raysys.distributed.searcher import NUMBER, SpaceSearcher
 from raysys.distributed.trial import FAILED, FINISHED, Search, TrialTraining
@@ -104,8 +104,8 @@ def search(space: SearchSpace, out: Folder, trials: Sequence[Trial]) -> list[Tri
     return sorted(found, key=lambda trial: trial.number)
 
 
-def _nodes() -> list[dict[str, float]]:
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+def _nodes() -> list[Node]:
+    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
 
 
 def _features(space: SearchSpace, out: Folder) -> dict[str, Folder]:
@@ -260,8 +260,11 @@ def _run(
     storage = folder / ".ray"
     trainable: Any = tune.with_parameters(TrialTraining, search=search)
     objective: dict[str, Any] = {"metric": space.search.metric, "mode": space.search.goal}
+    labels = [packing.labels] if packing.labels else None
     tuner = tune.Tuner(
-        tune.with_resources(trainable, packing.trial),
+        tune.with_resources(
+            trainable, tune.PlacementGroupFactory([packing.trial], bundle_label_selector=labels)
+        ),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,

@@ -28,7 +28,7 @@ SEARCH_PROCESS = 400_000_000
 CELL, CELL_PEAK = 40, 160
 """Bytes per cell of a counting model's matrix, both ways, and while it is put in order."""
 KEPT_CHECKPOINTS = 3
-"""Full checkpoints on disk while training: two, and the one that is being written."""
+"""Full checkpoints on disk while training, and best weights: two, and the one that is being written."""
 
 
 def preparing(sizes: Sizes, machine: Machine, object_store: int) -> int:
@@ -121,4 +121,5 @@ def counting(sizes: Sizes, machine: Machine, probed: Probed | None, neighbours: 
 def training_disk(run: RunConfig, model: ModelSize) -> tuple[int, int]:
     """Return the bytes on disk of `checkpoint/`, and at most while training: states and best weights."""
     one = model.parameter_bytes + model.optimizer_bytes
-    return one, KEPT_CHECKPOINTS * one + run.training.epochs * model.parameter_bytes
+    best = min(run.training.epochs, KEPT_CHECKPOINTS) * model.parameter_bytes
+    return one, KEPT_CHECKPOINTS * one + best

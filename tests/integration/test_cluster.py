@@ -14,6 +14,7 @@ from raysys.distributed.checkpoints import ResumeFolder
 from raysys.storage import Folder
 from tests.reference.clusters import Cluster
 from tests.reference.logs import planted_log, run_file
+from tests.reference.readme import SUBMIT, words
 
 TRAINING = "epochs = 2\nbatch_size = 64\nlearning_rate = 0.01\ncheckpoint_every_steps = 4\nseed = 3"
 LONG = (
@@ -23,6 +24,17 @@ PLACED = (
     "workers = 2\nresources_per_worker = {CPU = 0, accelerator = 1}\n"
     'training_labels = {role = "train"}\ndata_labels = {role = "data"}'
 )
+SPACE = """base = "run.toml"
+[search]
+metric = "valid/ndcg@10"
+algorithm = "random"
+scheduler = "none"
+trials = 3
+max_epochs = 1
+repeat_best = 0
+[space]
+"training.learning_rate" = { type = "float", min = 0.003, max = 0.03 }
+"""
 MIB = 2**20
 
 pytestmark = pytest.mark.timeout(900)
@@ -30,12 +42,12 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes for data, one of them the head, and one for training with two made-up accelerators."""
+    """Two nodes for data, one of them the head, and one for training; made-up accelerators on both kinds."""
     with (
         tempfile.TemporaryDirectory(prefix="ray") as folder,
         Cluster(folder, cpus=1, labels={"role": "data"}) as cluster,
     ):
-        cluster.add(cpus=1, labels={"role": "data"})
+        cluster.add(cpus=1, labels={"role": "data"}, resources={"accelerator": 2})
         cluster.add(cpus=0, labels={"role": "train"}, resources={"accelerator": 2})
         yield cluster
 
@@ -49,12 +61,11 @@ def nodes_by_role(cluster):
 
 @pytest.fixture(scope="module")
 def submitted(cluster, tmp_path_factory):
-    """The pipeline as a job on the cluster."""
+    """The pipeline as a job on the cluster: README's command, then what this machine has instead."""
     folder = planted_log(tmp_path_factory.mktemp("cluster"))
     path = run_file(folder, training=TRAINING, cluster=PLACED)
-    done = cluster.submit(
-        "--", "python", "jobs/pipeline.py", "--run", str(path), "--out", str(folder / "out")
-    )
+    here = ["--run", str(path), "--out", str(folder / "out"), "--set", "cluster.use_gpu=false"]
+    done = cluster.ray(*words(SUBMIT, *here), seconds=600)
     return folder, path, done
 
 
@@ -127,6 +138,20 @@ def test_data_work_is_on_data_nodes_training_on_training_nodes_and_shards_apart(
         assert any(name in task["name"] for task in tasks), name
     elsewhere = {task["name"] for task in tasks if task["node_id"] not in roles["data"]}
     assert not elsewhere  # reading, the shuffle, sequences, shards and evaluation
+
+
+def test_trials_of_one_worker_run_on_training_nodes_and_only_these_are_counted(cluster, submitted):
+    folder, _, _ = submitted
+    space = folder / "space.toml"
+    space.write_text(SPACE)
+    command = ["python", "jobs/tune.py", "--space", str(space), "--out", str(folder / "out")]
+    done = cluster.submit("--", *command, "--set", "cluster.workers=1")
+    assert "features=unchanged" in done.stdout
+    assert "at_once=2 " in done.stdout  # of the four accelerators
+    actors = cluster.listed("actors")
+    trials = [actor for actor in actors if actor["class_name"].endswith("ResourceTrainable")]
+    assert len(trials) >= 2, {actor["class_name"] for actor in actors}
+    assert {trial["node_id"] for trial in trials} == nodes_by_role(cluster)["train"]
 
 
 def test_the_job_record_has_the_exit_code_of_a_mistake(cluster, submitted):
