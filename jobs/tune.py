@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from raysys.distributed.job import common_flags, connected, guarded
+from raysys.distributed.tracking import require_package
 from raysys.storage import Folder
 from raysys.tuning.outputs import summary
 from raysys.tuning.space import load_space
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         space = load_space(arguments.space, arguments.set, arguments.run)
+        require_package(space.base.tracking)
         out = Folder(arguments.out or f"runs/tune_{space.name}")
         trials = open_search(space, out, arguments.resume)
 

@@ -58,6 +58,24 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """`[tracking]`: where trainings and searches are recorded beside the outputs. Changes no result and no
+    digest."""
+
+    mlflow: str = ""
+    """URI of an MLflow server, such as http://host:5000; empty: none."""
+    experiment: str = "raysys"
+    """MLflow experiment that the runs are in."""
+
+    def __post_init__(self) -> None:
+        require(
+            not self.mlflow or "://" in self.mlflow,
+            f"mlflow: found {self.mlflow!r}, expected a URI such as http://host:5000",
+        )
+        require(bool(self.experiment), "experiment: found an empty name")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that a run file says."""
 
@@ -71,6 +89,7 @@ class RunConfig:
     index: IndexConfig
     evaluation: EvaluationConfig
     cluster: ClusterConfig
+    tracking: TrackingConfig
 
     def check(self) -> None:
         """Raise ConfigError where sections contradict each other; called before any resource is taken."""
@@ -171,7 +190,7 @@ class RunConfig:
 
     @property
     def run_digest(self) -> str:
-        """Digest of everything but the cluster."""
+        """Digest of everything but the cluster and the tracking."""
         parts = [self.features_digest, self.training_digest]
         return config.digest([*parts, config.to_table(self.index), config.to_table(self.evaluation)])
 
@@ -179,6 +198,7 @@ class RunConfig:
         """Return the resolved run as a run file, without credentials that a URI may hold."""
         tables = config.to_table(self)
         _each_path(tables, public_uri)
+        tables["tracking"]["mlflow"] = public_uri(self.tracking.mlflow)
         tables["model"] = {"name": tables.pop("model_name"), **tables["model"]}
         return config.to_toml(tables)
 
@@ -191,6 +211,7 @@ SECTIONS = {
     "index": IndexConfig,
     "evaluation": EvaluationConfig,
     "cluster": ClusterConfig,
+    "tracking": TrackingConfig,
 }
 
 

@@ -23,6 +23,7 @@ from raysys.distributed.index import ShardedIndex, open_index
 from raysys.distributed.measure import Job, Measured, item_categories, measure_part, trained_run
 from raysys.distributed.tables import KIND as TABLE
 from raysys.distributed.tables import is_table, open_table, table_figures
+from raysys.distributed.tracking import record_results
 from raysys.distributed.validation import local_index, ragged_rows, retrieve
 from raysys.errors import ManifestError
 from raysys.evaluation.health import collapse_warning
@@ -106,6 +107,7 @@ def evaluate(run: RunConfig, out: Folder) -> Folder:
         logger.warning(fields(interests=warning))
     for name, metrics in {"model": results["metrics"], **results["baselines"]}.items():
         logger.info(fields(scores=name, **metrics))
+    record_results(run, out, {f"{run.evaluation.part}/{key}": v for key, v in results["metrics"].items()})
     logger.info(
         fields(evaluation=target.uri, users=results["protocol"]["queries"], seconds=time.monotonic() - begin)
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from raysys.distributed.tracking import require_package
 from raysys.errors import USER_ERRORS, ConfigError, RaysysError
 from raysys.logs import configure, fields
 from raysys.run import ClusterConfig, RunConfig, load_run
@@ -122,6 +123,7 @@ def _connect_and_run(
     arguments: argparse.Namespace, stages: Sequence[Stage], on_ray: Callable[[RunConfig], bool]
 ) -> None:
     run = load_run(arguments.run, arguments.set)
+    require_package(run.tracking)
     out = Folder(arguments.out or f"runs/{Path(arguments.run).stem}")
     if not on_ray(run):
         _run(stages, run, out)

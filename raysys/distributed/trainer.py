@@ -5,22 +5,25 @@ import logging
 import tempfile
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from raysys.config import digest
 from raysys.distributed.checkpoints import KIND, ResumeFolder, identity_of
 from raysys.distributed.cluster import Relay, in_thread, nodes_with, share_of_cpus
 from raysys.distributed.groups import free_group, note_group, own_group
 from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
+from raysys.distributed.tracking import Tracker, params_of
 from raysys.errors import ConfigError, RaysysError, TrainingError
 from raysys.evaluation.lists import DIVERSITY
 from raysys.logs import fields
 from raysys.manifest import find_manifest, read_manifest
-from raysys.run import RunConfig
+from raysys.run import RunConfig, TrackingConfig
 from raysys.schema import Schema
 from raysys.storage import Folder
 
@@ -32,6 +35,7 @@ EPOCH = "epoch_of_watcher"
 """Key of a line from a worker that is the report of an epoch, for the watcher."""
 GROUP = "placement_group"
 """Key of a line from a worker that names the placement group of the workers."""
+Epoch = Callable[[dict[str, float]], None]
 STOP_POLL_S = 0.5
 """How often rank 0 asks whether to stop."""
 
@@ -91,14 +95,11 @@ def train(
             f"training.metric: {run.training.metric} needs a categorical item feature, and there is "
             "none; name one in data.items.features and run jobs/prepare.py again, or watch another metric"
         )
-    resume = ResumeFolder(out)
-    if resume.open(identity_of(run, manifest)):
+    resume, identity = ResumeFolder(out), identity_of(run, manifest)
+    if resume.open(identity):
         state = resume.load()
         logger.info(fields(resumed_at_epoch=state.epoch + 1, step=state.step, path=resume.folder.uri))
-    if run.cluster.workers == 0 or (watcher and run.cluster.workers == 1):
-        _train_here(job, watcher)
-    else:
-        _train_on_ray(job, watcher)
+    _tracked(job, watcher, resume, identity)
     state = resume.load()
     info = {
         "vocabularies": {"item": manifest.info["vocabularies"]["item"]},
@@ -119,10 +120,34 @@ def train(
     return target
 
 
-def _train_here(job: Job, watcher: Watcher | None) -> None:
+def _tracked(job: Job, watcher: Watcher | None, resume: ResumeFolder, identity: Mapping[str, str]) -> None:
+    """Run the loop here or on workers, and record it in MLflow; of a trial, the search does."""
+    tracker = Tracker(TrackingConfig() if watcher else job.run.tracking)
+    name = job.out.uri.rpartition("/")[2]
+    tracker.start(job.out, name, params_of(job.run), digest([identity]), curve=resume.load().curve)
+
+    def epoch(metrics: dict[str, float]) -> None:
+        tracker.epoch(job.out, metrics)
+
+    status = "FAILED"
+    try:
+        if job.run.cluster.workers == 0 or (watcher and job.run.cluster.workers == 1):
+            _train_here(job, watcher, epoch)
+        else:
+            _train_on_ray(job, watcher, epoch)
+        status = "FINISHED"
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        raise
+    finally:
+        tracker.end(job.out, status)
+        tracker.close()
+
+
+def _train_here(job: Job, watcher: Watcher | None, epoch: Epoch) -> None:
     """Run the loop in the calling process, without Ray: for a debugger, or as a trial of a search."""
     if watcher is None:
-        train_loop(job, Rank(0, 1, "cpu", _show, lambda: False, lambda metrics, path: None))
+        train_loop(job, Rank(0, 1, "cpu", _show, lambda: False, lambda metrics, path: epoch(metrics)))
         return
     device = "cuda" if job.run.cluster.use_gpu else "cpu"
     train_loop(job, Rank(0, 1, device, _show, watcher.stopping, watcher.report))
@@ -134,7 +159,7 @@ def _show(line: dict[str, Any]) -> None:
     logger.log(logging.WARNING if ALARM in line else logging.INFO, fields(**line))
 
 
-def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
+def _train_on_ray(job: Job, watcher: Watcher | None, epoch: Epoch) -> None:
     """Run the loop on a group of Ray Train workers.
 
     `fit` runs in a thread of its own, because on the main thread Ray Train takes SIGINT for itself and ends
@@ -163,6 +188,8 @@ def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
             _show(line)
         elif watcher:
             watcher.report(*line[EPOCH])
+        else:
+            epoch(line[EPOCH][0])
 
     with Relay(show) as relay:
         trainer = TorchTrainer(
@@ -171,7 +198,7 @@ def _train_on_ray(job: Job, watcher: Watcher | None = None) -> None:
                 "job": job,
                 "relay": relay,
                 "threads": max(1, int(resources.get("CPU", 1))),
-                "watched": watcher is not None,
+                "watched": watcher is not None or bool(job.run.tracking.mlflow),
             },
             scaling_config=ScalingConfig(
                 num_workers=cluster.workers,

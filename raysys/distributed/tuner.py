@@ -24,6 +24,7 @@ from raysys.distributed.groups import free_group
 from raysys.distributed.packing import Node, Packing, pack
 from raysys.distributed.population import evolve
 from raysys.distributed.searcher import NUMBER, SpaceSearcher
+from raysys.distributed.tracking import SearchTracking
 from raysys.distributed.trial import FAILED, FINISHED, Search, TrialTraining
 from raysys.logs import fields
 from raysys.storage import Folder
@@ -178,6 +179,7 @@ class _Record(tune.Callback):
     def __init__(self, space: SearchSpace, folder: Folder, searcher: SpaceSearcher, stop: _Stop) -> None:
         self.space, self.folder, self.searcher, self.stop = space, folder, searcher, stop
         self.begun: dict[int, float] = {}
+        self.tracking = SearchTracking(space, folder)
 
     def _of(self, trial: Any) -> Trial:
         return self.searcher.trials[trial.config[NUMBER]]
@@ -194,6 +196,7 @@ class _Record(tune.Callback):
         own.curve.append(kept | {AT_S: self.stop.elapsed_s})
         own.save(self.folder)
         self.stop.save()
+        self.tracking.epoch(own)
         metric = self.space.search.metric
         line = {"trial": own.number, "epoch": f"{own.epochs}/{self.space.epochs}"}
         leader = ranked(self.searcher.trials.values(), metric)[0]
@@ -216,6 +219,7 @@ class _Record(tune.Callback):
             return
         own.status = "finished" if last.get(FINISHED) else "stopped"
         own.save(self.folder)
+        self.tracking.end(own)
         self._board(own)
         if own.status == "stopped":
             (place(self.folder, own.number) / ".checkpoint.resume").delete()
@@ -240,6 +244,7 @@ class _Record(tune.Callback):
     def _failed(self, own: Trial, reason: str) -> None:
         own.status, own.error = "failed", reason
         own.save(self.folder)
+        self.tracking.end(own)
         logger.warning(fields(trial=own.number, failed=reason))
 
 
@@ -294,4 +299,5 @@ def _run(
     try:
         in_thread(tuner.fit, lambda: None, end, GRACE_S)
     finally:
+        record.tracking.close(searcher.trials.values())
         storage.delete()
