@@ -1,4 +1,5 @@
-"""The report in headless Chromium: what a reader gets to see, offline, on a desktop and on a phone."""
+"""The report and the page of a search in headless Chromium: what a reader gets to see, offline, on a desktop
+and on a phone."""
 
 import ctypes
 import html
@@ -16,7 +17,10 @@ import pytest
 
 from raysys.evaluation.report import build_report
 from raysys.storage import Folder
+from raysys.tuning.page import search_page
+from raysys.tuning.trials import AT_S, Trial
 from tests.unit.evaluation.sample_runs import finished_run, with_profile
+from tests.unit.tuning.spaces import planted_base, space_of
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -126,6 +130,57 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out/report.html"
 
 
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a population of nine trials, two of them trained again under other seeds."""
+    folder = planted_base(tmp_path_factory.mktemp("search"))
+    space = space_of(folder)
+    trials = [searched(number, 0.1 + 0.01 * number) for number in range(9)]
+    for number, (of, score) in enumerate([(8, 0.20), (8, 0.21), (0, 0.10), (0, 0.11)], len(trials)):
+        trials.append(searched(number, score, of))
+    move = {"number": 1, "of": 8, "literals": trials[8].literals, "score": 0.09}
+    generations = [{"epoch": 2, "moves": [move], "made": True}]
+    page = folder / "search.html"
+    page.write_text(search_page(space, trials, generations))
+    return page
+
+
+def searched(number: int, score: float, of: int | None = None) -> Trial:
+    curve = [
+        {"valid/ndcg@10": score * part, "epoch": epoch, AT_S: 60.0 * number + 10 * epoch}
+        for epoch, part in ((1, 0.5), (2, 1.0))
+    ]
+    literals = {
+        "model.num_interests": str(1 + number % 4),
+        "model.train_score": '"served"',
+        "training.learning_rate": f"{0.001 * (1 + number)}",
+    }
+    return Trial(
+        number=number,
+        kind="search" if of is None else "repeat",
+        literals=literals,
+        seed=1,
+        status="finished",
+        curve=curve,
+        of=number if of is None else of,
+    )
+
+
+@pytest.fixture(params=["report", "search"])
+def page(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def test_a_reader_of_a_search_sees_what_came_of_it(browser: Browser, search: Path):
+    seen = browser(search, "--dump-dom")
+    assert "Trial 8: valid/ndcg@10 0.2050 ± 0.0071 against 0.1050 ± 0.0071 untuned, +0.1000" in seen
+    assert "which is more than the spread over seeds" in seen
+    for title in ("Trials", "Progress", "Population", "Values", "Importance"):
+        assert len(re.findall(rf"<h2[^>]*>{title}", seen)) == 1, title
+    assert seen.count("<svg viewBox=") == 4
+    assert len(re.findall("<td[^>]*>8</td>", seen)) >= 3  # on the leaderboard, again, and in the move
+
+
 def test_a_reader_sees_verdict_sections_figures_and_users(browser: Browser, report: Path):
     seen = browser(report, "--dump-dom")
     assert "mind beats popular on hit_rate@10: 0.1834 against 0.1121" in seen
@@ -146,32 +201,32 @@ def test_a_reader_sees_verdict_sections_figures_and_users(browser: Browser, repo
     assert seen.count('class="heat-cell"') > 100
 
 
-def test_the_file_asks_for_nothing_outside_itself(report: Path):
-    text = report.read_text()
+def test_the_file_asks_for_nothing_outside_itself(page: Path):
+    text = page.read_text()
     assert set(re.findall(r"""\b(?:src|href)\s*=\s*(.{2})""", text)) == {'"#'}
     assert not re.search(r"url\((?!#)|@import|<script|<link|<img", text)
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_never_scrolls_sideways(browser: Browser, report: Path, tmp_path: Path, width: int):
+def test_the_page_never_scrolls_sideways(browser: Browser, page: Path, tmp_path: Path, width: int):
     frame = tmp_path / "frame.html"
-    frame.write_text(MEASURE.format(width=width, page=html.escape(report.read_text())))
+    frame.write_text(MEASURE.format(width=width, page=html.escape(page.read_text())))
     seen = browser(frame, "--dump-dom", f"--window-size={width + 40},1000")
     assert f"width={width} wide= " in seen
 
 
-def test_dark_mode_changes_the_paper(browser: Browser, report: Path, tmp_path: Path):
+def test_dark_mode_changes_the_paper(browser: Browser, page: Path, tmp_path: Path):
     frame = tmp_path / "frame.html"
-    text = report.read_text()
+    text = page.read_text()
     papers: set[str] = set()
-    for page in (text, text.replace("(prefers-color-scheme: dark)", "(min-width: 1px)")):
-        frame.write_text(MEASURE.format(width=800, page=html.escape(page)))
+    for shown in (text, text.replace("(prefers-color-scheme: dark)", "(min-width: 1px)")):
+        frame.write_text(MEASURE.format(width=800, page=html.escape(shown)))
         papers.update(re.findall(r"paper=(rgb[^;]+);", browser(frame, "--dump-dom")))
     assert papers == {"rgb(255, 255, 255)", "rgb(18, 20, 24)"}
 
 
-def test_a_screenshot_is_not_blank(browser: Browser, report: Path, tmp_path: Path):
+def test_a_screenshot_is_not_blank(browser: Browser, page: Path, tmp_path: Path):
     picture = tmp_path / "report.png"
-    browser(report, f"--screenshot={picture}", "--window-size=1280,3000")
+    browser(page, f"--screenshot={picture}", "--window-size=1280,3000")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert picture.stat().st_size > 100_000
