@@ -131,8 +131,12 @@ class TrialTraining(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """End the training and its workers, and wait until they are gone."""
+        """End the training and its workers, and wait until they are gone; then a trial that was ended early
+        needs no checkpoint."""
         self.stopped.set()
         self.go_on.release()
         if self.thread:
             self.thread.join(GRACE_S)
+        ended = not (self.thread and self.thread.is_alive())
+        if ended and self.out.read_json(FILE)["status"] == "stopped":
+            ResumeFolder(self.out).folder.delete()

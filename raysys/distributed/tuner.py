@@ -18,6 +18,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from raysys.distributed.asha import scheduler_of
 from raysys.distributed.board import Board
+from raysys.distributed.checkpoints import ResumeFolder
 from raysys.distributed.cluster import in_thread
 from raysys.distributed.datasets import prepare
 from raysys.distributed.groups import free_group
@@ -222,7 +223,6 @@ class _Record(tune.Callback):
         self.tracking.end(own)
         self._board(own)
         if own.status == "stopped":
-            (place(self.folder, own.number) / ".checkpoint.resume").delete()
             logger.info(fields(trial=own.number, ended="behind the others", epochs=own.epochs))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -301,3 +301,6 @@ def _run(
     finally:
         record.tracking.close(searcher.trials.values())
         storage.delete()
+        for trial in searcher.trials.values():  # what processes that were killed could not delete
+            if trial.status == "stopped":
+                ResumeFolder(place(folder, trial.number)).folder.delete()

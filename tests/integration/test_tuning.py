@@ -272,6 +272,7 @@ def test_trials_of_two_workers_that_are_ended_early_give_everything_back(tmp_pat
     trials = trials_of(tmp_path / "out")
     assert len(trials) == 4
     assert {trial.status for trial in trials} == {"finished", "stopped"}
+    assert not list((tmp_path / "out" / "tune" / "trials").glob("*/.checkpoint.resume"))
     assert free_resources()
 
 
