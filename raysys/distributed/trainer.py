@@ -14,8 +14,8 @@ import torch
 from raysys.config import digest
 from raysys.distributed.checkpoints import KIND, ResumeFolder, identity_of
 from raysys.distributed.cluster import Relay, in_thread, nodes_with, share_of_cpus
-from raysys.distributed.groups import free_group, note_group, own_group
 from raysys.distributed.loop import ALARM, Job, train_loop
+from raysys.distributed.placement_groups import free_group, note_group, own_group
 from raysys.distributed.rank import Rank
 from raysys.distributed.tables import fit
 from raysys.distributed.tracking import Tracker, params_of

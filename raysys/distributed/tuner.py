@@ -21,8 +21,8 @@ from raysys.distributed.board import Board
 from raysys.distributed.checkpoints import ResumeFolder
 from raysys.distributed.cluster import in_thread
 from raysys.distributed.datasets import prepare
-from raysys.distributed.groups import free_group
 from raysys.distributed.packing import Node, Packing, pack
+from raysys.distributed.placement_groups import free_group
 from raysys.distributed.population import evolve
 from raysys.distributed.searcher import NUMBER, SpaceSearcher
 from raysys.distributed.tracking import SearchTracking
@@ -179,7 +179,6 @@ class _Record(tune.Callback):
 
     def __init__(self, space: SearchSpace, folder: Folder, searcher: SpaceSearcher, stop: _Stop) -> None:
         self.space, self.folder, self.searcher, self.stop = space, folder, searcher, stop
-        self.begun: dict[int, float] = {}
         self.tracking = SearchTracking(space, folder)
 
     def _of(self, trial: Any) -> Trial:

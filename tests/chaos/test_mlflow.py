@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.reference.logs import planted_log, run_file
+from tests.reference.object_store import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = os.environ.get("MLFLOW_COMMAND") or shutil.which("mlflow")
@@ -41,12 +41,6 @@ pytestmark = [
         reason="needs raysys[mlflow], and the server: pip install mlflow, or MLFLOW_COMMAND=…/bin/mlflow",
     ),
 ]
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
