@@ -26,6 +26,8 @@ from raysys.tuning.trials import Trial, place, ranked
 logger = logging.getLogger(__name__)
 
 FILE = "mlflow.json"
+VALID = "valid/"
+"""What every epoch has metrics of."""
 CLOSE_S = 30.0
 """How long the end of a stage waits for what is still to be sent."""
 SETTINGS = {
@@ -92,7 +94,10 @@ class Tracker:
 
         def send() -> None:
             known: dict[str, Any] = self._known(folder)
-            if known.get("identity") != [identity, *self._place] or not self._again(known["run"]):
+            same = known.get("identity") == [identity, *self._place]
+            if same and self._again(known["run"]):
+                folder.write_json(FILE, known | {"epochs": self._sent(known["run"])})
+            else:
                 tags = {"raysys.out": folder.uri, "raysys.model": params.get("model.name", "")}
                 if parent is not None:
                     tags["mlflow.parentRunId"] = self._known(parent)["run"]
@@ -195,6 +200,13 @@ class Tracker:
                 raise
             return False
         return True
+
+    def _sent(self, run: str) -> int:
+        """Return the last epoch that the server has; who was killed may have sent one more than he wrote."""
+        client = self._client()
+        logged = [key for key in client.get_run(run).data.metrics if key.startswith(VALID)][:1]
+        steps = (entry.step for key in logged for entry in client.get_metric_history(run, key))
+        return max(steps, default=0)
 
     def _params(self, run: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param  # pyright: ignore[reportMissingImports] # optional

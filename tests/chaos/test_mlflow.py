@@ -124,6 +124,43 @@ def test_a_training_that_is_resumed_goes_on_in_its_run_and_gets_the_test_metrics
     assert same["info"]["run_id"] == run["info"]["run_id"]
 
 
+def test_a_killed_training_of_two_workers_goes_on_in_its_run_with_no_epoch_sent_twice(server, tmp_path):
+    path = run_file(
+        planted_log(tmp_path),
+        training="epochs = 40\nbatch_size = 64\ncheckpoint_every_steps = 5\npatience = 0\nseed = 3",
+        cluster="workers = 2\nobject_store_mb = 150",
+    )
+    out = tmp_path / "out"
+    flags = ["--run", str(path), "--out", str(out), "--set", f"tracking.mlflow={server}"]
+    flags += ["--set", "tracking.experiment=killed"]
+    assert job("prepare", *flags).returncode == 0
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *flags]
+    with (tmp_path / "log").open("w") as log:
+        killed = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not (out / "mlflow.json").exists() or json.loads((out / "mlflow.json").read_text())["epochs"] < 3:
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait(30)
+    assert not (out / "checkpoint" / "manifest.json").exists()
+    (begun,) = runs_of(server, "killed")
+    written = json.loads((out / "mlflow.json").read_text())
+    # what a kill between sending an epoch and writing that down leaves
+    (out / "mlflow.json").write_text(json.dumps(written | {"epochs": written["epochs"] - 1}))
+    again = job("train", *flags)
+    assert again.returncode == 0, again.stderr
+    assert "resumed_at_epoch" in again.stdout + again.stderr
+    (run,) = runs_of(server, "killed")
+    assert run["info"]["run_id"] == begun["info"]["run_id"]
+    assert run["info"]["status"] == "FINISHED"
+    curve = json.loads((out / "checkpoint/state.json").read_text())["curve"]
+    query = f"run_id={run['info']['run_id']}&metric_key=valid/ndcg_at_10&max_results=200"
+    history = asked(server, f"metrics/get-history?{query}")["metrics"]
+    assert [entry["step"] for entry in history] == [entry["epoch"] for entry in curve]
+    assert [entry["value"] for entry in history] == pytest.approx([e["valid/ndcg@10"] for e in curve])
+
+
 def test_a_search_is_a_run_with_a_nested_run_per_trial(server, tmp_path):
     run_file(planted_log(tmp_path), cluster="workers = 1\nobject_store_mb = 150")
     (tmp_path / "space.toml").write_text(SPACE)
