@@ -247,7 +247,7 @@ class Relay:
         # beside the driver: a node that is lost with the actor on it would end a training that outlives it
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote: Any = ray.remote(num_cpus=0, scheduling_strategy=here)
-        self.actor: Any = remote(_Lines).remote()
+        self.actor: Any = remote(LogLines).remote()
         self.show, self.stopped = show, threading.Event()
         self.thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -275,7 +275,7 @@ class Relay:
         ray.kill(self.actor)
 
 
-class _Lines:
+class LogLines:
     """Lines for the driver to print, a wish to stop, and the message of an error that no retry can mend."""
 
     def __init__(self) -> None:

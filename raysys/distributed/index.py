@@ -150,7 +150,11 @@ class ShardActor:
 
     def __init__(self, folder: Folder, name: str, threads: int) -> None:
         set_search_threads(threads)
+        self.name = f"{folder.uri}/{name}"
         self.index = load_index(folder, name)
+
+    def __repr__(self) -> str:
+        return self.name  # what the Ray dashboard shows
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         found = self.index.search(queries, min(k, self.index.num_items))
