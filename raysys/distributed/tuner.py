@@ -262,13 +262,15 @@ def _run(
     stop = _Stop(folder, space.search.max_minutes * 60, until)
     record = _Record(space, folder, searcher, stop)
     storage = folder / ".ray"
-    trainable: Any = tune.with_parameters(TrialTraining, search=search)
     objective: dict[str, Any] = {"metric": space.search.metric, "mode": space.search.goal}
     labels = [packing.labels] if packing.labels else None
+    trainable: Any = tune.with_resources(
+        tune.with_parameters(TrialTraining, search=search),
+        tune.PlacementGroupFactory([packing.trial], bundle_label_selector=labels),
+    )
+    trainable.__qualname__ = TrialTraining.__qualname__  # which the Ray dashboard shows, not Tune's wrapper
     tuner = tune.Tuner(
-        tune.with_resources(
-            trainable, tune.PlacementGroupFactory([packing.trial], bundle_label_selector=labels)
-        ),
+        trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,

@@ -149,7 +149,7 @@ def test_trials_of_one_worker_run_on_training_nodes_and_only_these_are_counted(c
     assert "features=unchanged" in done.stdout
     assert "at_once=2 " in done.stdout  # of the four accelerators
     actors = cluster.listed("actors")
-    trials = [actor for actor in actors if actor["class_name"].endswith("ResourceTrainable")]
+    trials = [actor for actor in actors if actor["class_name"] == "TrialTraining"]
     assert len(trials) >= 2, {actor["class_name"] for actor in actors}
     assert {trial["node_id"] for trial in trials} == nodes_by_role(cluster)["train"]
 
