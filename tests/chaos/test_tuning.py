@@ -78,7 +78,7 @@ def trial_processes(out):
             name, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue
-        if b"Trainable.train" in name and f"RAYSYS_TEST_SEARCH={out}".encode() in environment.split(b"\0"):
+        if b"TrialTraining.train" in name and f"RAYSYS_TEST_SEARCH={out}".encode() in environment.split(b"\0"):
             found.append(int(entry.name))
     return found
 
