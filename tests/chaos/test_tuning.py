@@ -78,7 +78,8 @@ def trial_processes(out):
             name, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue
-        if b"TrialTraining.train" in name and f"RAYSYS_TEST_SEARCH={out}".encode() in environment.split(b"\0"):
+        ours = f"RAYSYS_TEST_SEARCH={out}".encode() in environment.split(b"\0")
+        if ours and b"TrialTraining.train" in name:
             found.append(int(entry.name))
     return found
 
