@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ WORKER_MEMORY = {
 RAY_DATA_ADVICE = "\nFailed to apply UDF transform after"
 """What Ray Data puts behind the message of an error in a task of its own."""
 
+POLL_S = 0.2
+"""How often `in_thread` looks whether its action has ended."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -149,29 +152,34 @@ def in_thread(
 
     Args:
         action: what runs; the raysys error behind an error of it is raised.
-        watch: called every fifth of a second while it runs; what it raises ends the waiting.
+        watch: called every `POLL_S` while it runs; what it raises ends the waiting.
         stop: tells the action to end, when a signal comes or `watch` raises.
         grace_s: how long it is then waited for.
     """
-    outcome: list[BaseException] = []
+    outcome: list[BaseException | None] = []  # one entry once it has ended
 
     def run() -> None:
         try:
             action()
         except BaseException as error:
             outcome.append(error)
+        else:
+            outcome.append(None)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    # neither `join` nor `is_alive`: before Python 3.13 a signal whose handler raises within `join` marks the
+    # thread as ended while it runs
+    threading.Thread(target=run, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)
+        while not outcome:
+            time.sleep(POLL_S)
             watch()
     except BaseException:
         stop()
-        thread.join(grace_s)
+        deadline = time.monotonic() + grace_s
+        while not outcome and time.monotonic() < deadline:
+            time.sleep(POLL_S)
         raise
-    if outcome:
+    if outcome[0] is not None:
         with own_errors():
             raise outcome[0]
 

@@ -7,13 +7,14 @@ what to do from its standard input; the first of them answers with one line of J
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -42,7 +43,7 @@ WARM_UP_STEPS = 3
 VALID_USERS = (16, 64, 512)
 """A validation is tried with so many users, more of them while it is quick."""
 VALID_S = 2.0
-TIMEOUT_S = 180.0
+TIMEOUT_S, POLL_S = 180.0, 0.05
 NICENESS = "RAY_worker_niceness"
 """Ray starts workers at this niceness, 15 where it is not set."""
 
@@ -87,7 +88,7 @@ def probe(trial: Trial, settings: Mapping[str, str]) -> Probed:
         try:
             for rank in range(trial.world):
                 processes.append(_start(trial, rank, Path(folder), os.environ | settings | own))
-            return _answer(processes[0], Path(folder) / "errors-0")
+            return _answer(processes, Path(folder))
         finally:
             for process in processes:
                 process.kill()
@@ -114,21 +115,29 @@ def _start(
     return process
 
 
-def _answer(process: "subprocess.Popen[bytes]", errors: Path) -> Probed:
-    """Return what the first process says."""
-    assert process.stdout is not None
-    try:
-        # standard input is closed already, which `communicate` would refuse
-        process.wait(TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise ProbeError(f"no answer within {TIMEOUT_S:.0f} s") from None
-    lines = process.stdout.read().decode().splitlines()
-    if process.returncode < 0:
-        raise ProbeError(f"the system ended it (signal {-process.returncode}), likely for want of memory")
-    if process.returncode or not lines:
-        said = errors.read_text(errors="replace").strip().splitlines()
-        raise ProbeError(said[-1] if said else f"exit code {process.returncode}")
-    return Probed(**json.loads(lines[-1]))
+def _answer(processes: Sequence["subprocess.Popen[bytes]"], folder: Path) -> Probed:
+    """Return what the first process says; the others go on until they are killed."""
+    deadline = time.monotonic() + TIMEOUT_S
+    first = processes[0]
+    assert first.stdout is not None
+    while time.monotonic() < deadline:
+        # the first one last: another may fail because it has ended
+        codes = [process.poll() for process in processes[::-1]][::-1]
+        if codes[0] == 0 and (lines := first.stdout.read().decode().splitlines()):
+            return Probed(**json.loads(lines[-1]))
+        for rank, code in enumerate(codes):
+            if code is not None:
+                raise ProbeError(_reason(code, folder / f"errors-{rank}"))
+        time.sleep(POLL_S)
+    raise ProbeError(f"no answer within {TIMEOUT_S:.0f} s")
+
+
+def _reason(code: int, errors: Path) -> str:
+    """Return why a process ended without an answer."""
+    if code < 0:
+        return f"the system ended it (signal {-code}), likely for want of memory"
+    said = errors.read_text(errors="replace").strip().splitlines()
+    return said[-1] if said else f"exit code {code}"
 
 
 class _Clock:
@@ -201,7 +210,8 @@ def _try_training(job: Job, rank: Rank, seconds: float) -> Probed:
     del samples, order
     loop = make_loop(job, rank)
     memory.forget_peak()
-    clock = _Clock(seconds)
+    # the first one alone decides when it is enough: the others would leave it waiting for their gradients
+    clock = _Clock(seconds if rank.rank == 0 else math.inf)
     rate = job.run.training.learning_rate
     while not clock.done:
         clock.first_of_epoch = True

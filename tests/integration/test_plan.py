@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jobs import plan
 from raysys.distributed import planner
+from raysys.distributed import probe as probing
 from raysys.distributed.cluster import WORKER_MEMORY
 from raysys.distributed.loop import Job
 from raysys.distributed.planner import plan_run
@@ -27,6 +30,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def folder(tmp_path):
     return planted_log(tmp_path / "log")
+
+
+@pytest.fixture
+def planted_job(folder, tmp_path):
+    run = load_run(str(run_file(folder)))
+    features, _ = prepare_here(run, tmp_path / "out")
+    return Job(run, features, read_manifest(features, "features", "prepare"), Folder(tmp_path / "unused"))
 
 
 def everything(*folders):
@@ -153,14 +163,35 @@ def test_a_probe_that_fails_is_a_note_and_no_end(folder, tmp_path, monkeypatch):
     assert not made.worker.is_measured
 
 
-def test_the_error_of_a_probe_is_its_last_line(folder, tmp_path):
-    run = load_run(str(run_file(folder)))
-    features, _ = prepare_here(run, tmp_path / "out")
-    manifest = read_manifest(features, "features", "prepare")
-    (features / "sequences").delete()
-    job = Job(run, features, manifest, Folder(tmp_path / "unused"))
+def test_the_error_of_a_probe_is_its_last_line(planted_job):
+    (planted_job.features / "sequences").delete()
     with pytest.raises(ProbeError, match="no such file"):
-        probe(Trial(job, seconds=0.05), WORKER_MEMORY)
+        probe(Trial(planted_job, seconds=0.05), WORKER_MEMORY)
+
+
+def second_process(monkeypatch, changed):
+    """Let the second process of a probe do another trial than the first."""
+    start = probing._start
+
+    def start_changed(trial, rank, *rest):
+        return start(changed(trial) if rank else trial, rank, *rest)
+
+    monkeypatch.setattr(probing, "_start", start_changed)
+
+
+def test_a_process_that_has_seen_enough_leaves_none_waiting(planted_job, monkeypatch):
+    monkeypatch.setattr(probing, "TIMEOUT_S", 60.0)
+    second_process(monkeypatch, lambda trial: replace(trial, seconds=0.0))
+    assert probe(Trial(planted_job, world=2, seconds=0.3), WORKER_MEMORY).samples_per_s > 0
+
+
+def test_the_failure_of_any_process_ends_a_probe(planted_job, monkeypatch):
+    begin = time.monotonic()
+    nowhere = replace(planted_job, features=planted_job.out / "nowhere")
+    second_process(monkeypatch, lambda trial: replace(trial, job=nowhere))
+    with pytest.raises(ProbeError, match="nowhere"):
+        probe(Trial(planted_job, world=2, seconds=0.05), WORKER_MEMORY)
+    assert time.monotonic() - begin < probing.TIMEOUT_S / 2
 
 
 def test_plan_json_says_what_the_page_says(folder, tmp_path, capsys):

@@ -14,8 +14,9 @@ from raysys.storage import Folder
 from tests.reference.logs import planted_log, run_file
 
 ROOT = Path(__file__).resolve().parents[2]
+# hundreds of steps in an epoch, and no checkpoint but at its end
 LONG = (
-    "epochs = 100000\nbatch_size = 64\nlearning_rate = 0.001\ncheckpoint_every_steps = 1000000\npatience = 0"
+    "epochs = 100000\nbatch_size = 2\nlearning_rate = 0.001\ncheckpoint_every_steps = 1000000\npatience = 0"
 )
 
 
@@ -87,7 +88,8 @@ def test_sigint_while_training_writes_a_checkpoint_and_the_next_call_resumes(pla
     assert "run the same command again" in first.text
     assert "Traceback" not in first.text
     state = ResumeFolder(Folder(out)).load()
-    assert state.global_step > 0, "the checkpoint of the step it was at"
+    assert "stopped=signal" in first.text
+    assert state.step > 0, "the checkpoint of the step it was at, not of the end of an epoch"
     assert not (out / "checkpoint").exists()
     time.sleep(2)
     assert leftovers(first.process.pid) == []
@@ -97,6 +99,7 @@ def test_sigint_while_training_writes_a_checkpoint_and_the_next_call_resumes(pla
     assert "features=unchanged" in second.text
     second.wait_for("samples_per_s=")
     assert second.stop(signal.SIGTERM) == 143, second.text
+    assert "stopped=signal" in second.text
     assert ResumeFolder(Folder(out)).load().global_step > state.global_step
 
 
