@@ -2,7 +2,6 @@
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray.exceptions import RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysys.errors import ConfigError, RaysysError
 from raysys.logs import fields
@@ -34,8 +32,6 @@ WORKER_MEMORY = {
 RAY_DATA_ADVICE = "\nFailed to apply UDF transform after"
 """What Ray Data puts behind the message of an error in a task of its own."""
 
-POLL_S = 0.2
-"""How often `in_thread` looks whether its action has ended."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -145,45 +141,6 @@ def cause_of(error: BaseException | None) -> RaysysError | None:
     return None
 
 
-def in_thread(
-    action: Callable[[], object], watch: Callable[[], None], stop: Callable[[], None], grace_s: float
-) -> None:
-    """Run an action of Ray in a thread of its own, because on the main thread Ray takes SIGINT for itself.
-
-    Args:
-        action: what runs; the raysys error behind an error of it is raised.
-        watch: called every `POLL_S` while it runs; what it raises ends the waiting.
-        stop: tells the action to end, when a signal comes or `watch` raises.
-        grace_s: how long it is then waited for.
-    """
-    outcome: list[BaseException | None] = []  # one entry once it has ended
-
-    def run() -> None:
-        try:
-            action()
-        except BaseException as error:
-            outcome.append(error)
-        else:
-            outcome.append(None)
-
-    # neither `join` nor `is_alive`: before Python 3.13 a signal whose handler raises within `join` marks the
-    # thread as ended while it runs
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        while not outcome:
-            time.sleep(POLL_S)
-            watch()
-    except BaseException:
-        stop()
-        deadline = time.monotonic() + grace_s
-        while not outcome and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        raise
-    if outcome[0] is not None:
-        with own_errors():
-            raise outcome[0]
-
-
 # Ray Data runs the end of a shuffle in workers of their own, told apart by this environment. Tasks that ask
 # for the same one share those workers; a worker costs a second of CPU to start.
 DATA_WORKERS: dict[str, Any] = {"env_vars": {"RAY_DATA_SHUFFLE_REDUCE_WORKER": "1"}}
@@ -232,8 +189,6 @@ class Ticker:
     """Logs `done/total` with the time that is left, at most every few seconds."""
 
     def __init__(self, name: str, total: int, every_s: float = 5.0) -> None:
-        import time
-
         self.clock = time.monotonic
         self.name, self.total, self.every_s = name, total, every_s
         self.begin = self.last = self.clock()
@@ -245,70 +200,3 @@ class Ticker:
         self.last = now
         eta = (now - self.begin) / done * (self.total - done)
         logger.info(fields(step=self.name, done=f"{done}/{self.total}", eta_s=round(eta)))
-
-
-class Relay:
-    """Brings log lines of workers to the driver: a small actor holds them, a thread of the driver prints
-    them."""
-
-    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
-        # beside the driver: a node that is lost with the actor on it would end a training that outlives it
-        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        remote: Any = ray.remote(num_cpus=0, scheduling_strategy=here)
-        self.actor: Any = remote(LogLines).remote()
-        self.show, self.stopped = show, threading.Event()
-        self.thread = threading.Thread(target=self._loop, daemon=True)
-
-    def _loop(self) -> None:
-        while not self.stopped.wait(0.5):
-            self._drain()
-
-    def _drain(self) -> None:
-        try:
-            for line in ray.get(self.actor.take.remote(), timeout=30):
-                self.show(line)
-        except ray.exceptions.GetTimeoutError:
-            return  # a busy machine; the lines are still there next time
-        except ray.exceptions.RayError:
-            self.stopped.set()  # the cluster is gone; the driver's own error tells why
-
-    def __enter__(self) -> Any:
-        self.thread.start()
-        return self.actor
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self.thread.join(timeout=15)
-        self._drain()
-        ray.kill(self.actor)
-
-
-class LogLines:
-    """Lines for the driver to print, a wish to stop, and the message of an error that no retry can mend."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-        self.wish, self.error, self.starts = False, "", 0
-
-    def count_start(self) -> int:
-        self.starts += 1
-        return self.starts
-
-    def stop(self) -> None:
-        self.wish = True
-
-    def stopping(self) -> bool:
-        return self.wish
-
-    def fail(self, message: str) -> None:
-        self.error = self.error or message
-
-    def fatal_error(self) -> str:
-        return self.error
-
-    def put(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-
-    def take(self) -> list[dict[str, Any]]:
-        taken, self.lines = self.lines, []
-        return taken

@@ -35,6 +35,7 @@ class SpaceSearcher(Searcher):
 
     Attributes:
         trials: by number, those of earlier calls and those given out.
+        closed: whether it gives no more.
     """
 
     def __init__(self, space: SearchSpace, folder: Folder, earlier: Sequence[Trial]) -> None:
@@ -45,7 +46,7 @@ class SpaceSearcher(Searcher):
         self.study = optuna.create_study(direction=DIRECTIONS[space.search.goal], sampler=self._sampler(0))
         self.asked: dict[int, optuna.trial.Trial] = {}
         self.numbers: dict[str, int] = {}
-        self.exhausted = False
+        self.exhausted = self.closed = False
         for trial in earlier:
             if trial.status != "running":
                 self._add(trial)
@@ -87,6 +88,8 @@ class SpaceSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of the next trial, or `FINISHED`."""
+        if self.closed:
+            return Searcher.FINISHED
         if self.waiting:
             number = self.waiting.pop(0)
             self._ask(number, self.trials[number].values)

@@ -3,7 +3,6 @@
 import json
 import logging
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 
 from raysys.config import digest
 from raysys.distributed.checkpoints import KIND, ResumeFolder, identity_of
-from raysys.distributed.cluster import Relay, in_thread, nodes_with, share_of_cpus
+from raysys.distributed.cluster import nodes_with, share_of_cpus
 from raysys.distributed.loop import ALARM, Job, train_loop
 from raysys.distributed.placement_groups import free_group, note_group, own_group
 from raysys.distributed.rank import Rank
+from raysys.distributed.relay import Relay, StopWish, in_thread
 from raysys.distributed.tables import fit
 from raysys.distributed.tracking import Tracker, params_of
 from raysys.errors import ConfigError, RaysysError, TrainingError
@@ -36,8 +36,6 @@ EPOCH = "epoch_of_watcher"
 GROUP = "placement_group"
 """Key of a line from a worker that names the placement group of the workers."""
 Epoch = Callable[[dict[str, float]], None]
-STOP_POLL_S = 0.5
-"""How often rank 0 asks whether to stop."""
 
 
 class TrainingStopped(BaseException):
@@ -250,27 +248,6 @@ def _cpu_share(job: Job) -> int:
     return share_of_cpus(cpus, job.run.cluster.workers)
 
 
-class _StopWish:
-    """Whether the driver has asked to stop, without waiting for it: a question that is under way is answered
-    at a later call."""
-
-    def __init__(self, relay: Any) -> None:
-        self.relay, self.asked_at = relay, 0.0
-        self.answer: Any = None
-
-    def __call__(self) -> bool:
-        import ray
-
-        if self.answer is None:
-            if time.monotonic() - self.asked_at >= STOP_POLL_S:
-                self.answer, self.asked_at = self.relay.stopping.remote(), time.monotonic()
-            return False
-        if not ray.wait([self.answer], timeout=0)[0]:
-            return False
-        answer, self.answer = self.answer, None
-        return bool(ray.get(answer))
-
-
 def _worker(config: dict[str, Any]) -> None:
     """The training function of a Ray Train worker."""
     import ray
@@ -303,7 +280,7 @@ def _worker(config: dict[str, Any]) -> None:
         world=context.get_world_size(),
         device=str(get_device()),
         say=lambda line: relay.put.remote(line),
-        stopping=_StopWish(relay),
+        stopping=StopWish(relay),
         report=report,
         on_node=context.get_local_world_size(),
     )

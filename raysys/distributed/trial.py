@@ -15,6 +15,7 @@ import torch
 from ray import tune
 
 from raysys.distributed.checkpoints import ResumeFolder, State
+from raysys.distributed.relay import StopWish
 from raysys.distributed.searcher import NUMBER
 from raysys.distributed.tables import validate_table
 from raysys.distributed.trainer import GRACE_S, TrainingStopped, train
@@ -39,12 +40,14 @@ class Search:
         folder: `tune/`.
         features: by digest, all that trials can need.
         threads: of a training in the trial's own process.
+        stop: an actor, a `StopFlag`: Tune tells a trial nothing before its epoch has ended.
     """
 
     space: SearchSpace
     folder: Folder
     features: dict[str, Folder]
     threads: int
+    stop: Any
 
 
 class TrialTraining(tune.Trainable):
@@ -66,6 +69,7 @@ class TrialTraining(tune.Trainable):
         self.features = search.features[self.run.features_digest]
         self.results: queue.Queue[dict[str, Any] | BaseException] = queue.Queue()
         self.go_on, self.stopped = threading.Semaphore(0), threading.Event()
+        self.wish = StopWish(search.stop)
         self.thread: threading.Thread | None = None
         self.last: dict[str, Any] = {}
         state = self._state()
@@ -120,7 +124,7 @@ class TrialTraining(tune.Trainable):
 
     def stopping(self) -> bool:
         """See `trainer.Watcher`."""
-        return self.stopped.is_set()
+        return self.stopped.is_set() or self.wish()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become another trial, which saves the start of a process."""

@@ -19,11 +19,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from raysys.distributed.asha import scheduler_of
 from raysys.distributed.board import Board
 from raysys.distributed.checkpoints import ResumeFolder
-from raysys.distributed.cluster import in_thread
 from raysys.distributed.datasets import prepare
 from raysys.distributed.packing import Node, Packing, pack
 from raysys.distributed.placement_groups import free_group
 from raysys.distributed.population import evolve
+from raysys.distributed.relay import StopFlag, beside_driver, in_thread
 from raysys.distributed.searcher import NUMBER, SpaceSearcher
 from raysys.distributed.tracking import SearchTracking
 from raysys.distributed.trial import FAILED, FINISHED, Search, TrialTraining
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 GRACE_S = 90
 """How long the trials of a stopped search may take to write their checkpoints."""
+TUNE_GRACE_S = 20
+"""Of it, what Tune takes at most to end processes: 5 s for all, then 10 s more for each."""
 RETRIES = 2
 """How often a trial whose process died is started again, from its last checkpoint."""
 TUNE_SETTINGS = {
@@ -85,7 +87,7 @@ def search(space: SearchSpace, out: Folder, trials: Sequence[Trial]) -> list[Tri
             metric=space.search.metric,
         )
     )
-    shared = Search(space, folder, features, packing.threads)
+    shared = Search(space, folder, features, packing.threads, beside_driver(StopFlag))
     if space.search.scheduler == "pbt":
         found = evolve(
             space,
@@ -150,12 +152,18 @@ def _repeats(space: SearchSpace, trials: Sequence[Trial]) -> list[Trial]:
 
 class _Stop(tune.Stopper):
     """Ends all trials when time is up or somebody asks for it; time of earlier calls counts. Ends each one
-    after so many epochs."""
+    after so many epochs.
 
-    def __init__(self, folder: Folder, limit_s: float, until: float) -> None:
-        self.folder, self.limit_s, self.asked = folder, limit_s or float("inf"), False
-        self.until = until
-        self.begin = time.monotonic() - folder.read_json(SEARCH_FILE)["elapsed_s"]
+    Trials are first asked to end at the step they are at, with a checkpoint. Tune waits some seconds only for
+    those that it ends.
+    """
+
+    def __init__(self, search: Search, searcher: SpaceSearcher, until: float) -> None:
+        self.search, self.searcher, self.until = search, searcher, until
+        self.limit_s = search.space.search.max_minutes * 60 or math.inf
+        self.begin = time.monotonic() - search.folder.read_json(SEARCH_FILE)["elapsed_s"]
+        self.running: set[int] = set()
+        self.asked_at: float | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return result.get("epoch", 0) >= self.until
@@ -165,13 +173,33 @@ class _Stop(tune.Stopper):
         """Seconds of the search so far, without the time between two calls."""
         return time.monotonic() - self.begin
 
+    @property
+    def over(self) -> bool:
+        """Whether trials that end now are interrupted."""
+        return self.asked_at is not None or self.elapsed_s > self.limit_s
+
+    def ask(self) -> None:
+        """Ask the trials to end."""
+        if self.asked_at is None:
+            if self.running:
+                logger.info(fields(stopping="waiting for the checkpoints of the trials", at_most_s=GRACE_S))
+            self.asked_at = time.monotonic()
+            self.searcher.closed = True
+            self.search.stop.stop.remote()
+
     def stop_all(self) -> bool:
-        return self.asked or self.elapsed_s > self.limit_s
+        """Return whether Tune shall end what still runs: nothing, what cannot stop, or what took too long."""
+        if not self.over:
+            return False
+        self.ask()
+        assert self.asked_at is not None
+        late = time.monotonic() - self.asked_at > GRACE_S - TUNE_GRACE_S
+        return late or not self.running or self.search.space.counts
 
     def save(self) -> None:
         """Write down how long the search has taken."""
-        table = self.folder.read_json(SEARCH_FILE)
-        self.folder.write_json(SEARCH_FILE, table | {"elapsed_s": self.elapsed_s})
+        table = self.search.folder.read_json(SEARCH_FILE)
+        self.search.folder.write_json(SEARCH_FILE, table | {"elapsed_s": self.elapsed_s})
 
 
 class _Record(tune.Callback):
@@ -183,6 +211,10 @@ class _Record(tune.Callback):
 
     def _of(self, trial: Any) -> Trial:
         return self.searcher.trials[trial.config[NUMBER]]
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Know that it may have something to write when it ends."""
+        self.stop.running.add(self._of(trial).number)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -211,10 +243,11 @@ class _Record(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write down how a trial ended; one that was interrupted stays to go on."""
         own, last = self._of(trial), trial.last_result
+        self.stop.running.discard(own.number)
         if last.get(FAILED):
             self._failed(own, last[FAILED])
             return
-        if not last.get(FINISHED) and (self.stop.stop_all() or own.epochs >= self.stop.until):
+        if not last.get(FINISHED) and (self.stop.over or own.epochs >= self.stop.until):
             own.save(self.folder)
             return
         own.status = "finished" if last.get(FINISHED) else "stopped"
@@ -226,6 +259,7 @@ class _Record(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write down that the process of a trial died, more often than it is started again."""
+        self.stop.running.discard(trial.config[NUMBER])
         free_group(place(self.folder, trial.config[NUMBER]) / ".checkpoint.resume")
         lines = str(trial.get_error() or "its process died").strip().splitlines()
         self._failed(self._of(trial), lines[-1])
@@ -259,7 +293,7 @@ def _run(
     space, folder = search.space, search.folder
     os.environ.update(TUNE_SETTINGS)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # misses files that are switched off
-    stop = _Stop(folder, space.search.max_minutes * 60, until)
+    stop = _Stop(search, searcher, until)
     record = _Record(space, folder, searcher, stop)
     storage = folder / ".ray"
     objective: dict[str, Any] = {"metric": space.search.metric, "mode": space.search.goal}
@@ -293,12 +327,8 @@ def _run(
         ),
     )
 
-    def end() -> None:
-        logger.info(fields(stopping="waiting for the checkpoints of the trials", at_most_s=GRACE_S))
-        stop.asked = True
-
     try:
-        in_thread(tuner.fit, lambda: None, end, GRACE_S)
+        in_thread(tuner.fit, lambda: None, stop.ask, GRACE_S)
     finally:
         record.tracking.close(searcher.trials.values())
         storage.delete()

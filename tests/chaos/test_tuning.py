@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from raysys.distributed.checkpoints import ResumeFolder
 from raysys.storage import Folder
-from raysys.tuning.trials import read_trials
+from raysys.tuning.trials import place, read_trials
 from tests.reference.logs import planted_log, run_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +97,30 @@ def test_a_killed_search_goes_on_and_loses_nothing(space, tmp_path):
     assert [curve[: len(old)] for curve, old in zip(after, before, strict=False)] == before
     assert after == curves(tmp_path / "whole")
     assert {trial.status for trial in trials_of(tmp_path / "cut")} == {"finished"}
+
+
+@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+def test_a_signal_stops_every_trial_at_the_step_it_is_at(tmp_path, workers, number):
+    run_file(
+        planted_log(tmp_path, users=1000),
+        training="epochs = 2\nbatch_size = 2\nlearning_rate = 0.001\npatience = 0\nseed = 3\n"
+        "checkpoint_every_steps = 1000000",
+        cluster=f"workers = {workers}\nobject_store_mb = 150",
+    )
+    (tmp_path / "space.toml").write_text(SPACE.replace("trials = 3", "trials = 1"))
+    assert start(tmp_path / "space.toml", tmp_path / "whole").wait(300) == 0
+    search = start(tmp_path / "space.toml", tmp_path / "cut")
+    wait_for_epochs(tmp_path / "cut", 1)
+    time.sleep(1)
+    search.send_signal(number)
+    assert search.wait(60) == 128 + number
+    (trial,) = trials_of(tmp_path / "cut")
+    assert (trial.status, trial.epochs) == ("running", 1)
+    state = ResumeFolder(place(Folder(tmp_path / "cut" / "tune"), 0)).load()
+    assert state.epoch == 1
+    assert state.step > 0
+    assert start(tmp_path / "space.toml", tmp_path / "cut", "--resume").wait(300) == 0
+    assert curves(tmp_path / "cut") == curves(tmp_path / "whole")
 
 
 def test_the_workers_of_a_trial_whose_process_is_killed_make_room_for_the_next(tmp_path):

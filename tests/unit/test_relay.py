@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from raysys.distributed.cluster import in_thread
+from raysys.distributed.relay import in_thread
 from raysys.errors import TrainingError
 
 
