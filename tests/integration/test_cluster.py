@@ -177,6 +177,7 @@ def test_a_stopped_job_keeps_its_checkpoint_and_the_next_submit_goes_on(cluster,
     assert cluster.jobs()["first"]["status"] == "STOPPED"
     log = cluster.ray("job", "logs", "first").stdout
     assert "run the same command again" in log
+    assert "stopped=signal" in log  # by the workers: the step it was at, not the end of an epoch
     assert "Traceback" not in log
     steps = ResumeFolder(Folder(out)).load().global_step
     assert steps > 0
