@@ -4,9 +4,6 @@ import pyarrow as pa
 
 from raysys.data.parsing import parse_number, parse_whole
 
-T = 1_600_000_000
-NS = 10**9
-
 
 def column(values, kind=None):
     return pa.chunked_array([pa.array(values, kind)])
