@@ -40,14 +40,14 @@ class Search:
         folder: `tune/`.
         features: by digest, all that trials can need.
         threads: of a training in the trial's own process.
-        stop: an actor, a `StopFlag`: Tune tells a trial nothing before its epoch has ended.
+        stop_flag: an actor, a `StopFlag`: Tune tells a trial nothing before its epoch has ended.
     """
 
     space: SearchSpace
     folder: Folder
     features: dict[str, Folder]
     threads: int
-    stop: Any
+    stop_flag: Any
 
 
 class TrialTraining(tune.Trainable):
@@ -69,7 +69,7 @@ class TrialTraining(tune.Trainable):
         self.features = search.features[self.run.features_digest]
         self.results: queue.Queue[dict[str, Any] | BaseException] = queue.Queue()
         self.go_on, self.stopped = threading.Semaphore(0), threading.Event()
-        self.wish = StopWish(search.stop)
+        self.wish = StopWish(search.stop_flag)
         self.thread: threading.Thread | None = None
         self.last: dict[str, Any] = {}
         state = self._state()

@@ -185,7 +185,7 @@ class _Stop(tune.Stopper):
                 logger.info(fields(stopping="waiting for the checkpoints of the trials", at_most_s=GRACE_S))
             self.asked_at = time.monotonic()
             self.searcher.closed = True
-            self.search.stop.stop.remote()
+            self.search.stop_flag.stop.remote()
 
     def stop_all(self) -> bool:
         """Return whether Tune shall end what still runs: nothing, what cannot stop, or what took too long."""

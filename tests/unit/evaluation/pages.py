@@ -54,7 +54,7 @@ class Page(HTMLParser):
 def build(folder: Path, *runs: Path) -> tuple[str, str]:
     """Return the HTML and the Markdown report."""
     build_report([Folder(run) for run in runs], Folder(folder / "out"))
-    return tuple((folder / "out" / name).read_text() for name in ("report.html", "report.md"))  # type: ignore[return-value]
+    return (folder / "out" / "report.html").read_text(), (folder / "out" / "report.md").read_text()
 
 
 def measured(value: float, interval: list[float] | None, **baselines: float) -> Measured:

@@ -153,8 +153,11 @@ class TestFetch:
         assert progress.getvalue() == "archive.zip: 1.0 of 1.0 MB, 100 %, 0 s left\n"
 
     def test_rewrites_one_line_on_a_terminal(self, site: Site, part: Path) -> None:
-        progress = io.StringIO()
-        progress.isatty = lambda: True  # type: ignore[method-assign]
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        progress = Terminal()
         get(site, part, progress)
         assert progress.getvalue().startswith("\rarchive.zip: ")
         assert progress.getvalue().count("\n") == 1
